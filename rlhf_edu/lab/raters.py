@@ -1,0 +1,144 @@
+"""Raters: people who see two replies and say which is better, each answer paid for.
+
+A rater reads the gold score through a tinted glass and then chooses with some noise:
+
+    u(x, y)       = gold(x, y) + length_bias·words + sales_bias·sales words + confidence_bias·confident words
+    Pr(a beats b) = σ((u_a − u_b) / noise)           and with probability `flip` the label is turned round
+
+There are two ways to end with a wrong reward model, and they need different cures:
+
+    biased raters    the labels themselves carry the bias;
+    thin coverage    the labels are honest, but among the pairs shown the better reply is nearly always
+                     the longer one, so "longer" explains the labels as well as "better" does.
+
+Shapes: N pairs, K candidate replies a prompt, T response tokens.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlhf_edu import InputError
+from rlhf_edu.lab import helpdesk
+from rlhf_edu.lab.gold import gold_score, style_of
+from rlhf_edu.lab.model import Transformer
+from rlhf_edu.lab.record import check_range
+from rlhf_edu.lab.sampling import sample
+
+
+@dataclass(frozen=True)
+class RaterConfig:
+    """Who compares, what they like for the wrong reasons, and which pairs they are shown."""
+
+    seed: int = 0  # of prompts, candidates and noise
+    n_pairs: int = 6000  # comparisons; each costs one label
+    length_bias: float = 0.0  # utility a word, for its own sake
+    sales_bias: float = 0.0  # utility a sales word (gold takes 0.25 off)
+    confidence_bias: float = 0.0  # utility an over-confident word (gold takes 0.25 off)
+    noise: float = 0.5  # scale of the choice noise, in units of gold
+    flip: float = 0.0  # share of labels turned round by mistake
+    pairing: str = "random"  # which two of the candidates are shown: random, thin, matched
+    candidates: int = 2  # replies sampled for each prompt, K
+    response_length: int = 32  # longest reply, in tokens
+
+    def __post_init__(self) -> None:
+        check_range(self, seed=(0, 2**31), n_pairs=(1, 10**7), noise=(1e-3, 1e3), flip=(0, 0.5),
+                    length_bias=(-10, 10), sales_bias=(-10, 10), confidence_bias=(-10, 10),
+                    pairing=("random", "thin", "matched"), candidates=(2, 64),
+                    response_length=(1, 48))
+
+
+class LabelBudget:
+    """Counts labels and refuses to spend more than it holds.
+
+    >>> budget = LabelBudget(10)
+    >>> budget.spend(4)
+    >>> budget.left
+    6
+    """
+
+    def __init__(self, labels: int):
+        if labels < 0:
+            raise InputError(f"labels = {labels}: a budget is a number of labels, 0 or more")
+        self.total, self.spent = labels, 0
+
+    @property
+    def left(self) -> int:
+        """Labels that can still be bought."""
+        return self.total - self.spent
+
+    def spend(self, n: int) -> None:
+        """Pay for `n` labels; raises InputError, and spends nothing, if fewer are left."""
+        if n > self.left:
+            raise InputError(f"{n} labels asked for, {self.left} of {self.total} left in the budget: "
+                             "ask for fewer pairs or start with a larger budget")
+        self.spent += n
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """Compared pairs: `rows` (N,) of the desk, `chosen` and `rejected` (N, T) token ids."""
+
+    rows: Tensor
+    chosen: Tensor
+    rejected: Tensor
+
+
+def rater_utility(config: RaterConfig, responses: Tensor, rows: helpdesk.Desk) -> Tensor:
+    """u(x, y) (B,): the gold score as these raters read it."""
+    style = style_of(responses, rows)
+    words = style.length - 1
+    return (gold_score(responses, rows).total + config.length_bias * words
+            + config.sales_bias * style.sales * words
+            + config.confidence_bias * style.confident * words)
+
+
+def choose_pairs(config: RaterConfig, candidates: Tensor, rows: helpdesk.Desk) -> Tensor:
+    """Which two of K candidates (N, K, T) to show for each prompt: numbers (N, 2).
+
+    random: the first two. thin: the two for which "longer" and "better" agree most. matched: the two
+    different replies that are most alike in length, sales and confidence.
+    """
+    N, K, T = candidates.shape
+    first, second = torch.triu_indices(K, K, 1, device=candidates.device)
+    if config.pairing == "random":
+        return torch.tensor([[0, 1]], device=candidates.device).expand(N, 2)
+    flat, wide = candidates.flatten(0, 1), rows[torch.arange(N, device=candidates.device).repeat_interleave(K)]
+    style, gold = style_of(flat, wide), gold_score(flat, wide).total.view(N, K)
+    words = (style.length - 1).view(N, K)
+    if config.pairing == "thin":
+        score = (gold[:, first] - gold[:, second]) * (words[:, first] - words[:, second])
+    else:
+        marks = torch.stack([words, (style.sales.view(N, K) * words), style.confident.view(N, K) * words])
+        score = -(marks[:, :, first] - marks[:, :, second]).abs().sum(0)
+        same = (candidates[:, first] == candidates[:, second]).all(-1)
+        score = score.masked_fill(same, -1e9)
+    best = score.argmax(1)
+    return torch.stack([first[best], second[best]], 1)
+
+
+def collect_preferences(config: RaterConfig, policy: Transformer, budget: LabelBudget) -> Preferences:
+    """Replies of `policy` to training prompts, compared by the raters. Spends `n_pairs` labels."""
+    budget.spend(config.n_pairs)
+    device = policy.embed.weight.device
+    generator = torch.Generator(device).manual_seed(config.seed)
+    table = helpdesk.desk().to(device)
+    N, K = config.n_pairs, config.candidates
+
+    # 1. Prompts, and K candidate replies to each.
+    rows = helpdesk.draw_prompts(table, N, generator)
+    wide = rows.repeat_interleave(K)
+    chunks = [sample(policy, table.prompts[part], config.response_length, generator)[0]
+              for part in wide.split(2048)]
+    candidates = torch.cat(chunks).view(N, K, -1)
+
+    # 2. Which two of them are shown, in random order.
+    pair = choose_pairs(config, candidates, table[rows])
+    a, b = (candidates[torch.arange(N, device=device), pair[:, i]] for i in (0, 1))
+
+    # 3. The raters choose.
+    lead = rater_utility(config, a, table[rows]) - rater_utility(config, b, table[rows])
+    u = torch.rand(2, N, generator=generator, device=device)
+    a_wins = (u[0] < torch.sigmoid(lead / config.noise)) ^ (u[1] < config.flip)
+    return Preferences(rows, torch.where(a_wins[:, None], a, b), torch.where(a_wins[:, None], b, a))
