@@ -48,9 +48,12 @@ def best_of_n_curve(proxy: Tensor, gold: Tensor, ns: Iterable[int]) -> BestOfN:
     gold, as if the tie were broken by lot. Item 19: proxy rises with n, gold may turn and fall.
     """
     _check(proxy=proxy, gold=gold)
-    order = proxy.argsort(-1, descending=True)
-    proxy, gold = proxy.gather(-1, order), _share_ties(proxy, gold).gather(-1, order)
-    weights = torch.stack([_weights(n, proxy.shape[-1]) for n in ns]).to(proxy)  # (len(ns), N)
+    rows = [_weights(n, proxy.shape[-1]) for n in ns]
+    if not rows:
+        raise ValueError("ns: expected at least one n, got none")
+    weights = torch.stack(rows).to(proxy)  # (len(ns), N)
+    proxy, order = proxy.sort(-1, descending=True)
+    gold = _share_ties(proxy, gold.gather(-1, order))
     curves = [(x.unsqueeze(-2) * weights).sum(-1) for x in (gold, proxy)]
     return BestOfN(*[x.mean(0) if x.dim() == 2 else x for x in curves])
 
@@ -77,15 +80,12 @@ def _weights(n: int, pool: int) -> Tensor:
 
 
 def _share_ties(proxy: Tensor, gold: Tensor) -> Tensor:
-    """(…, N) gold, replaced by its mean over the responses of the pool with the same proxy."""
-    order = proxy.argsort(-1)
-    ordered = proxy.gather(-1, order)
-    new = torch.nn.functional.pad(ordered[..., 1:] != ordered[..., :-1], (1, 0))
-    group = new.long().cumsum(-1)  # 0, 1, 2, …: which distinct proxy
-    zeros = torch.zeros_like(gold)
-    total = zeros.scatter_add(-1, group, gold.gather(-1, order))
-    count = zeros.scatter_add(-1, group, torch.ones_like(gold))
-    return zeros.scatter(-1, order, (total / count.clamp(min=1)).gather(-1, group))
+    """Gold, where equal proxies stand together: replaced by the mean of its tie. (…, N), (…, N)."""
+    new = torch.nn.functional.pad(proxy[..., 1:] != proxy[..., :-1], (1, 0))
+    tie = new.long().cumsum(-1)  # 0, 0, 1, 2, 2, …
+    total = torch.zeros_like(gold).scatter_add(-1, tie, gold)
+    count = torch.zeros_like(gold).scatter_add(-1, tie, torch.ones_like(gold))
+    return (total / count).gather(-1, tie)
 
 
 def _check(**tensors: Tensor) -> None:

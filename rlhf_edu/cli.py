@@ -61,7 +61,7 @@ def run(
         name: the case study; `rlhf-edu cases` lists them
         seeds: every arm is run once with each of these
         device: auto takes cuda where there is one
-        out: where the run folders and the report go
+        out: where the run folders and the report go; without it, runs/NAME
         json_file: also write the observations to this file
         check: exit with 1 if the case is not reproduced
         fresh: train everything again, whatever the cache holds

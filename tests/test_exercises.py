@@ -172,163 +172,85 @@ def clip(
 RIGHT["pairwise_ranking_loss"]["the wrong answers with nothing wrong"] = pairs()
 RIGHT["clipped_surrogate"]["the wrong answers with nothing wrong"] = clip()
 
-WRONG = [
-    (
-        "pairwise_ranking_loss",
-        "the loss with chosen and rejected swapped",
-        pairs(z="rejected - chosen - margin"),
-    ),
-    ("pairwise_ranking_loss", "the loss without the margin", pairs(z="chosen - rejected")),
-    (
-        "pairwise_ranking_loss",
-        "the loss with the margin added",
-        pairs("chosen - rejected + margin"),
-    ),
-    ("pairwise_ranking_loss", "the loss without label smoothing", pairs(s="0.0")),
-    (
-        "pairwise_ranking_loss",
-        "the loss with the two smoothing weights exchanged",
-        pairs(result="(s * F.softplus(-z) + (1 - s) * F.softplus(z)).mean()"),
-    ),
-    (
-        "pairwise_ranking_loss",
-        "the loss with label smoothing spread over both choices",
-        pairs(s="label_smoothing / 2"),
-    ),
-    (
-        "pairwise_ranking_loss",
-        "the loss with the margin left out of the opposite choice",
-        pairs(result="((1 - s) * F.softplus(-z) + s * F.softplus(chosen - rejected)).mean()"),
-    ),
-    (
-        "pairwise_ranking_loss",
-        "the loss with the margin subtracted from the opposite choice too",
-        pairs(result="((1 - s) * F.softplus(-z) + s * F.softplus(z + 2 * margin)).mean()"),
-    ),
-    (
-        "pairwise_ranking_loss",
-        "the sum instead of the mean",
-        pairs(result="((1 - s) * F.softplus(-z) + s * F.softplus(z)).sum()"),
-    ),
-    (
-        "pairwise_ranking_loss",
-        "the loss with the opposite sign",
-        pairs(result="((1 - s) * F.logsigmoid(z) + s * F.logsigmoid(-z)).mean()"),
-    ),
-    (
-        "pairwise_ranking_loss",
-        "the loss of the mean difference",
-        pairs(z="chosen.mean() - rejected.mean() - margin"),
-    ),
-    (
-        "pairwise_ranking_loss",
-        "the mean of minus the probability, with no logarithm",
-        pairs(result="-((1 - s) * z.sigmoid() + s * (1 - z.sigmoid())).mean()"),
-    ),
-    (
-        "pairwise_ranking_loss",
-        "the hinge loss",
-        pairs(result="((1 - s) * F.relu(-z) + s * F.relu(z)).mean()"),
-    ),
-    (
-        "pairwise_ranking_loss",
-        "the loss of the distance",
-        pairs(z="torch.abs(chosen - rejected) - margin"),
-    ),
-    (
-        "pairwise_ranking_loss",
-        "the loss with sigmoid and logarithm taken one after the other",
-        pairs(
+WRONG = {
+    "pairwise_ranking_loss": {
+        "the loss with chosen and rejected swapped": pairs(z="rejected - chosen - margin"),
+        "the loss without the margin": pairs(z="chosen - rejected"),
+        "the loss with the margin added": pairs("chosen - rejected + margin"),
+        "the loss without label smoothing": pairs(s="0.0"),
+        "the loss with the two smoothing weights exchanged": pairs(
+            result="(s * F.softplus(-z) + (1 - s) * F.softplus(z)).mean()"
+        ),
+        "the loss with label smoothing spread over both choices": pairs(s="label_smoothing / 2"),
+        "the loss with the margin left out of the opposite choice": pairs(
+            result="((1 - s) * F.softplus(-z) + s * F.softplus(chosen - rejected)).mean()"
+        ),
+        "the loss with the margin subtracted from the opposite choice too": pairs(
+            result="((1 - s) * F.softplus(-z) + s * F.softplus(z + 2 * margin)).mean()"
+        ),
+        "the sum instead of the mean": pairs(
+            result="((1 - s) * F.softplus(-z) + s * F.softplus(z)).sum()"
+        ),
+        "the loss with the opposite sign": pairs(
+            result="((1 - s) * F.logsigmoid(z) + s * F.logsigmoid(-z)).mean()"
+        ),
+        "the loss of the mean difference": pairs(z="chosen.mean() - rejected.mean() - margin"),
+        "the mean of minus the probability, with no logarithm": pairs(
+            result="-((1 - s) * z.sigmoid() + s * (1 - z.sigmoid())).mean()"
+        ),
+        "the hinge loss": pairs(result="((1 - s) * F.relu(-z) + s * F.relu(z)).mean()"),
+        "the loss of the distance": pairs(z="torch.abs(chosen - rejected) - margin"),
+        "the loss with sigmoid and logarithm taken one after the other": pairs(
             result="-((1 - s) * torch.log(torch.sigmoid(z)) "
             "+ (s * torch.log(torch.sigmoid(-z)) if s > 0 else 0)).mean()"
         ),
-    ),
-    (
-        "pairwise_ranking_loss",
-        "the loss with the gradient of `rejected` cut off",
-        pairs(z="chosen - rejected.data - margin"),
-    ),
-    (
-        "clipped_surrogate",
-        "the loss with min and max swapped",
-        clip(token="torch.max(rho * a, clipped * a)"),
-    ),
-    (
-        "clipped_surrogate",
-        "the loss with the clip on one side only, min(rho, 1 + cliprange) * A",
-        clip(token="torch.min(rho, clipped) * a"),
-    ),
-    (
-        "clipped_surrogate",
-        "the loss with the clip on one side only: the lower limit is missing",
-        clip(clipped="torch.clamp(rho, max=1 + high)"),
-    ),
-    (
-        "clipped_surrogate",
-        "the loss with the clip on one side only: the upper limit is missing",
-        clip(clipped="torch.clamp(rho, min=1 - cliprange)"),
-    ),
-    ("clipped_surrogate", "the loss without the clip", clip(token="rho * a")),
-    ("clipped_surrogate", "the loss with the clipped product alone", clip(token="clipped * a")),
-    (
-        "clipped_surrogate",
-        "the loss with the ratio inverted",
-        clip(rho="torch.exp(old - logprobs)"),
-    ),
-    (
-        "clipped_surrogate",
-        "the loss with the log-ratio in place of the ratio",
-        clip(rho="logprobs - old"),
-    ),
-    (
-        "clipped_surrogate",
-        "the loss with the ratio of log-probabilities",
-        clip(rho="logprobs / old"),
-    ),
-    (
-        "clipped_surrogate",
-        "the loss with the log-ratio clipped",
-        clip(clipped="torch.exp(torch.clamp(logprobs - old, -cliprange, high))"),
-    ),
-    ("clipped_surrogate", "the mean over padding too", clip(result="-token.mean()")),
-    (
-        "clipped_surrogate",
-        "the masked sum divided by all B * T places",
-        clip(result="-(token * mask).sum() / mask.numel()"),
-    ),
-    (
-        "clipped_surrogate",
-        "the mean of each answer's own mean",
-        clip(result="-torch.stack([t[m > 0].mean() for t, m in zip(token, mask)]).mean()"),
-    ),
-    ("clipped_surrogate", "the sum instead of the mean", clip(result="-(token * mask).sum()")),
-    (
-        "clipped_surrogate",
-        "the loss with the opposite sign",
-        clip(result="(token * mask).sum() / mask.sum()"),
-    ),
-    ("clipped_surrogate", "the loss without cliprange_high", clip(high="cliprange")),
-    (
-        "clipped_surrogate",
-        "the loss with cliprange and cliprange_high exchanged",
-        clip(clipped="rho.clamp(1 - high, 1 + cliprange)"),
-    ),
-    (
-        "clipped_surrogate",
-        "the loss with the default range",
-        clip(
+        "the loss with the gradient of `rejected` cut off": pairs(
+            z="chosen - rejected.data - margin"
+        ),
+    },
+    "clipped_surrogate": {
+        "the loss with min and max swapped": clip(token="torch.max(rho * a, clipped * a)"),
+        "the loss with the clip on one side only, min(rho, 1 + cliprange) * A": clip(
+            token="torch.min(rho, clipped) * a"
+        ),
+        "the loss with the clip on one side only: the lower limit is missing": clip(
+            clipped="torch.clamp(rho, max=1 + high)"
+        ),
+        "the loss with the clip on one side only: the upper limit is missing": clip(
+            clipped="torch.clamp(rho, min=1 - cliprange)"
+        ),
+        "the loss without the clip": clip(token="rho * a"),
+        "the loss with the clipped product alone": clip(token="clipped * a"),
+        "the loss with the ratio inverted": clip(rho="torch.exp(old - logprobs)"),
+        "the loss with the log-ratio in place of the ratio": clip(rho="logprobs - old"),
+        "the loss with the ratio of log-probabilities": clip(rho="logprobs / old"),
+        "the loss with the log-ratio clipped": clip(
+            clipped="torch.exp(torch.clamp(logprobs - old, -cliprange, high))"
+        ),
+        "the mean over padding too": clip(result="-token.mean()"),
+        "the masked sum divided by all B * T places": clip(
+            result="-(token * mask).sum() / mask.numel()"
+        ),
+        "the mean of each answer's own mean": clip(
+            result="-torch.stack([t[m > 0].mean() for t, m in zip(token, mask)]).mean()"
+        ),
+        "the sum instead of the mean": clip(result="-(token * mask).sum()"),
+        "the loss with the opposite sign": clip(result="(token * mask).sum() / mask.sum()"),
+        "the loss without cliprange_high": clip(high="cliprange"),
+        "the loss with cliprange and cliprange_high exchanged": clip(
+            clipped="rho.clamp(1 - high, 1 + cliprange)"
+        ),
+        "the loss with the default range": clip(
             high="0.2 if cliprange_high is None else cliprange_high",
             clipped="rho.clamp(0.8, 1 + high)",
         ),
-    ),
-    ("clipped_surrogate", "the loss with advantages not detached", clip(a="advantages")),
-    ("clipped_surrogate", "the loss with old_logprobs not detached", clip(old="old_logprobs")),
-    (
-        "clipped_surrogate",
-        "the loss with neither advantages nor old_logprobs detached",
-        clip(a="advantages", old="old_logprobs"),
-    ),
-]
+        "the loss with advantages not detached": clip(a="advantages"),
+        "the loss with old_logprobs not detached": clip(old="old_logprobs"),
+        "the loss with neither advantages nor old_logprobs detached": clip(
+            a="advantages", old="old_logprobs"
+        ),
+    },
+}
 
 
 def test_there_are_these_exercises() -> None:
@@ -377,7 +299,7 @@ def test_solution_passes(name: str, judge_text: Judge) -> None:
     assert verdict == "right" and "WRONG" not in words
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize(
     "name, function",
     [
@@ -394,6 +316,7 @@ def test_solution_agrees_with_the_package(name: str, function: Callable, seed: i
         assert judge(exercise, Run([{"loaded": True}, *wrong], "", None))[0] == "wrong", slip
 
 
+@pytest.mark.filterwarnings("ignore:just looking")
 @pytest.mark.parametrize("name, style", [(name, style) for name in NAMES for style in RIGHT[name]])
 def test_right_answer_passes_in_any_style(name: str, style: str, judge_body: Judge) -> None:
     verdict, words = judge_body(name, RIGHT[name][style])
@@ -406,11 +329,11 @@ def full_words(slip: str, exercise: Exercise) -> str:
     return words
 
 
-@pytest.mark.parametrize("name, slip, body", WRONG, ids=[slip for _, slip, _ in WRONG])
+@pytest.mark.parametrize("name, slip", [(name, slip) for name in NAMES for slip in WRONG[name]])
 def test_slip_is_named(
-    name: str, slip: str, body: str, judge_body: Judge, exercises: dict[str, Exercise]
+    name: str, slip: str, judge_body: Judge, exercises: dict[str, Exercise]
 ) -> None:
-    verdict, lines = judge_body(name, body)
+    verdict, lines = judge_body(name, WRONG[name][slip])
     assert verdict == "wrong"
     named = re.findall(r"Your (?:values equal|gradients are those of) (.*)\.$", lines, re.M)
     assert named and set(named) == {full_words(slip, exercises[name])}, lines
@@ -419,7 +342,7 @@ def test_slip_is_named(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_slip_has_a_wrong_answer(name: str, exercises: dict[str, Exercise]) -> None:
-    bank = {full_words(slip, exercises[name]) for exercise, slip, _ in WRONG if exercise == name}
+    bank = {full_words(slip, exercises[name]) for slip in WRONG[name]}
     assert bank == set(exercises[name].slips) and len(bank) >= 8
 
 
@@ -561,10 +484,14 @@ def test_crash_is_reported(check_text: Callable) -> None:
     assert "while your file was loaded, your code ended its Python process by SIGSEGV" in said
 
 
-def test_helper_named_like_a_module_of_ours_does_no_harm(check_text: Callable) -> None:
-    Path("exercises", "torch.py").write_text("raise ImportError('not this one')\n")
-    Path("exercises", "json.py").write_text("raise ImportError('not this one')\n")
-    code, said = check_text((SOLUTIONS / "pairwise_ranking_loss.py").read_text(encoding="utf-8"))
+def test_helpers_beside_the_file_are_found_but_replace_no_library(check_text: Callable) -> None:
+    for library in ("torch", "json", "colorsys"):
+        Path("exercises", f"{library}.py").write_text("raise ImportError('not this one')\n")
+    Path("exercises", "check.py").write_text("from colorsys import rgb_to_hsv\nmine = True\n")
+    solution = (SOLUTIONS / "pairwise_ranking_loss.py").read_text(encoding="utf-8")
+    code, said = check_text(
+        solution.replace("import torch\n", "import torch\nfrom check import mine\n")
+    )
     assert code == 0, said
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
 
 import pytest
 import torch
@@ -90,7 +89,10 @@ def test_defaults_of_pairwise_ranking_loss_and_hinge_ranking_loss():
 def test_all_pairs_ranking_loss_and_plackett_luce_loss_and_listnet_loss_match_loops(
     seed, size, ranks, dtype
 ):
-    r, relevance = normal(seed, size, ranks, dtype=dtype), normal(seed + 1, size, ranks, dtype=dtype)
+    r, relevance = (
+        normal(seed, size, ranks, dtype=dtype),
+        normal(seed + 1, size, ranks, dtype=dtype),
+    )
     pairs, listwise, cross = [], [], []
     for row, rel in zip(r.tolist(), relevance.tolist(), strict=True):
         pairs += [log_sigmoid(row[i] - row[j]) for i in range(ranks) for j in range(i + 1, ranks)]
@@ -125,7 +127,9 @@ def test_plackett_luce_loss_gives_all_rankings_a_total_probability_of_one(ranks)
 
 
 def test_ranking_accuracy_counts_a_tie_as_one_half():
-    got = rl.ranking_accuracy(torch.tensor([1.0, 0.0, 2.0, 5.0]), torch.tensor([1.0, 3.0, 1.0, 4.0]))
+    got = rl.ranking_accuracy(
+        torch.tensor([1.0, 0.0, 2.0, 5.0]), torch.tensor([1.0, 3.0, 1.0, 4.0])
+    )
     assert got.item() == 0.625 and got.dtype == torch.float32
 
 
@@ -214,7 +218,9 @@ def test_a_shift_per_prompt_changes_no_loss_no_gradient_and_no_accuracy_item_36(
                 assert torch.equal(g, h)
     # and any shift, to round-off
     for one, two in zip(
-        pair_losses(chosen, rejected), pair_losses(chosen + math.pi, rejected + math.pi), strict=True
+        pair_losses(chosen, rejected),
+        pair_losses(chosen + math.pi, rejected + math.pi),
+        strict=True,
     ):
         close(two, one)
 
@@ -353,7 +359,6 @@ def test_no_number_is_read_off_the_cpu(function, good):
 
 
 def test_inputs_are_left_alone():
-    random.seed(0)
     for function, good in CALLS:
         copies = {name: x.clone() for name, x in good.items()}
         function(**good)

@@ -256,7 +256,8 @@ def _difference(what: str, got: Answer, want: Answer, tolerance: float) -> str |
 def name_slips(exercise: Exercise, answers: Sequence[Answer]) -> list[str | None]:
     """For each answer the wrong variant that gives the same numbers, in words, or None.
 
-    Where several do, the one that explains most of the answers is named.
+    Where several do, the one that agrees with most of the answers is named; it may be right on
+    some tests, as the student's code is.
     """
     tests = range(len(answers))
     explained = {
@@ -268,9 +269,9 @@ def name_slips(exercise: Exercise, answers: Sequence[Answer]) -> list[str | None
 
 
 def _is_slip(answer: Answer, wrong: Answer, right: Answer, exercise: Exercise) -> bool:
-    """Whether an answer is that of a wrong variant, on a test where the variant is wrong.
+    """Whether an answer is that of a wrong variant.
 
-    The values decide; where the variant's value is right, the gradients must agree too.
+    The values decide; where the variant's value is the right one, the gradients must agree too.
     """
     if "error" in answer or not _close(answer["value"], wrong["value"], exercise):
         return False
@@ -278,19 +279,19 @@ def _is_slip(answer: Answer, wrong: Answer, right: Answer, exercise: Exercise) -
         return True
     if answer["gradients"] is None:
         return False
-    names = exercise.gradient_of
-    same = [_close(answer["gradients"][n], wrong["gradients"][n], exercise) for n in names]
-    differs = [not _close(wrong["gradients"][n], right["gradients"][n], exercise) for n in names]
-    return all(same) and any(differs)
+    return all(
+        _close(answer["gradients"][name], wrong["gradients"][name], exercise)
+        for name in exercise.gradient_of
+    )
 
 
 def _close(a: Answer, b: Answer, exercise: Exercise) -> bool:
-    """Whether two packed values are tensors of one shape with the same numbers, nan included."""
+    """Whether two packed values are tensors of one shape with the same numbers; nan equals none."""
     if any(a.get(key) != b.get(key) for key in ("shape", "dtype")) or a.get("numbers") is None:
         return False
     tolerance = exercise.tolerance
     x, y = worker.unpack(a), worker.unpack(b)
-    return torch.allclose(x, y, rtol=tolerance, atol=tolerance, equal_nan=True)
+    return torch.allclose(x, y, rtol=tolerance, atol=tolerance)
 
 
 def judge(exercise: Exercise, run: Run) -> tuple[str, list[str]]:

@@ -129,9 +129,14 @@ def make_exam(config: ExamConfig, n_prompts: int, reference: Transformer, reward
             found[f"kl/{k}"] = (kl_estimate(logprobs, ref_logprobs, k) * mask).sum(1).mean()
         found["policy/entropy"] = masked_mean(entropy, mask)
 
-        texts = [{"prompt": helpdesk.decode(here.prompts[i]), "reply": helpdesk.decode(now.responses[i]),
-                  "reward": round(float(now.rewards[i]), 3), "gold": round(float(gold[i]), 3)}
-                 for i in range(0, min(2 * config.samples, len(rows)), 2)]
+        texts = [{
+            "prompt": helpdesk.decode(here.prompts[i]),
+            "reply": helpdesk.decode(now.responses[i]),
+            "reward": round(float(now.rewards[i]), 3), "gold": round(float(gold[i]), 3),
+            "reference_reply": helpdesk.decode(base.responses[i]),
+            "reference_reward": round(float(base.rewards[i]), 3),
+            "reference_gold": round(float(base_gold[i]), 3),
+        } for i in range(0, min(2 * config.samples, len(rows)), 2)]
         return dict(zip(found, torch.stack(list(found.values())).tolist())), texts
 
     return exam

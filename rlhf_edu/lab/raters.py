@@ -11,6 +11,8 @@ There are two ways to end with a wrong reward model, and they need different cur
     thin coverage    the labels are honest, but among the pairs shown the better reply is nearly always
                      the longer one, so "longer" explains the labels as well as "better" does.
 
+A third kind of pair is a cure: contrast pairs, a reply and the same reply with one courtesy, boast or
+sales pitch more, say what such a sentence is worth and nothing else.
 Shapes: N pairs, K candidate replies a prompt, T response tokens.
 """
 
@@ -22,6 +24,7 @@ from torch import Tensor
 from rlhf_edu import InputError
 from rlhf_edu.lab import helpdesk
 from rlhf_edu.lab.gold import gold_score, style_of
+from rlhf_edu.lab.helpdesk import EOS, PAD
 from rlhf_edu.lab.model import Transformer
 from rlhf_edu.lab.record import check_range
 from rlhf_edu.lab.sampling import sample
@@ -38,14 +41,14 @@ class RaterConfig:
     confidence_bias: float = 0.0  # utility an over-confident word (gold takes 0.25 off)
     noise: float = 0.5  # scale of the choice noise, in units of gold
     flip: float = 0.0  # share of labels turned round by mistake
-    pairing: str = "random"  # which two of the candidates are shown: random, thin, matched
-    candidates: int = 2  # replies sampled for each prompt, K
+    pairing: str = "random"  # which two replies are shown: random, thin or contrast
+    candidates: int = 2  # replies sampled for each prompt, K, of which thin coverage picks two
     response_length: int = 32  # longest reply, in tokens
 
     def __post_init__(self) -> None:
         check_range(self, seed=(0, 2**31), n_pairs=(1, 10**7), noise=(1e-3, 1e3), flip=(0, 0.5),
                     length_bias=(-10, 10), sales_bias=(-10, 10), confidence_bias=(-10, 10),
-                    pairing=("random", "thin", "matched"), candidates=(2, 64),
+                    pairing=("random", "thin", "contrast"), candidates=(2, 64),
                     response_length=(1, 48))
 
 
@@ -94,28 +97,42 @@ def rater_utility(config: RaterConfig, responses: Tensor, rows: helpdesk.Desk) -
             + config.confidence_bias * style.confident * words)
 
 
-def choose_pairs(config: RaterConfig, candidates: Tensor, rows: helpdesk.Desk) -> Tensor:
-    """Which two of K candidates (N, K, T) to show for each prompt: numbers (N, 2).
-
-    random: the first two. thin: the two for which "longer" and "better" agree most. matched: the two
-    different replies that are most alike in length, sales and confidence.
-    """
-    N, K, T = candidates.shape
+def thin_pairs(candidates: Tensor, rows: helpdesk.Desk) -> tuple[Tensor, Tensor]:
+    """Of K candidates (N, K, T), the two for which "longer" and "better" agree most: (N, T) twice."""
+    N, K, _ = candidates.shape
+    here = torch.arange(N, device=candidates.device)
     first, second = torch.triu_indices(K, K, 1, device=candidates.device)
-    if config.pairing == "random":
-        return torch.tensor([[0, 1]], device=candidates.device).expand(N, 2)
-    flat, wide = candidates.flatten(0, 1), rows[torch.arange(N, device=candidates.device).repeat_interleave(K)]
-    style, gold = style_of(flat, wide), gold_score(flat, wide).total.view(N, K)
-    words = (style.length - 1).view(N, K)
-    if config.pairing == "thin":
-        score = (gold[:, first] - gold[:, second]) * (words[:, first] - words[:, second])
-    else:
-        marks = torch.stack([words, (style.sales.view(N, K) * words), style.confident.view(N, K) * words])
-        score = -(marks[:, :, first] - marks[:, :, second]).abs().sum(0)
-        same = (candidates[:, first] == candidates[:, second]).all(-1)
-        score = score.masked_fill(same, -1e9)
-    best = score.argmax(1)
-    return torch.stack([first[best], second[best]], 1)
+    flat, wide = candidates.flatten(0, 1), rows[here.repeat_interleave(K)]
+    gold = gold_score(flat, wide).total.view(N, K)
+    words = style_of(flat, wide).length.view(N, K)
+    agree = (gold[:, first] - gold[:, second]) * (words[:, first] - words[:, second])
+    best = agree.argmax(1)
+    return candidates[here, first[best]], candidates[here, second[best]]
+
+
+def add_sentence(responses: Tensor, generator: torch.Generator) -> Tensor:
+    """The same replies (B, T) with one sentence more: a courtesy before or after, a boast or a pitch.
+
+    Nothing else changes, so whoever compares the two says what the sentence is worth.
+    """
+    device, (B, T) = responses.device, responses.shape
+    before = [helpdesk.encode(opener + " .") for opener in helpdesk.OPENERS]
+    after = [helpdesk.encode(". " + sentence) + [EOS]
+             for sentence in helpdesk.CLOSINGS + helpdesk.CONFIDENT + helpdesk.SALES]
+    width = max(map(len, before + after))
+    sentences = torch.tensor([s + [PAD] * (width - len(s)) for s in before + after], device=device)
+    pick = torch.randint(len(sentences), (B,), generator=generator, device=device)
+    added, leads = sentences[pick], (pick < len(before))[:, None]
+    n_added = (added != PAD).sum(1, keepdim=True)
+    n_words = ((responses != PAD) & (responses != EOS)).sum(1, keepdim=True)
+
+    t = torch.arange(T, device=device)[None]
+    start = torch.where(leads, n_added, torch.zeros_like(n_added))  # column of the reply's first word
+    old = responses.gather(1, (t - start).clamp(0, T - 1).expand(B, T))
+    new = added.gather(1, (t - torch.where(leads, torch.zeros_like(n_words), n_words)).clamp(0, width - 1))
+    after_end = ~leads & (t - n_words >= width)
+    return torch.where(leads, torch.where(t < n_added, new, old),
+                       torch.where(t < n_words, old, new.masked_fill(after_end, PAD)))
 
 
 def collect_preferences(config: RaterConfig, policy: Transformer, budget: LabelBudget) -> Preferences:
@@ -124,21 +141,24 @@ def collect_preferences(config: RaterConfig, policy: Transformer, budget: LabelB
     device = policy.embed.weight.device
     generator = torch.Generator(device).manual_seed(config.seed)
     table = helpdesk.desk().to(device)
-    N, K = config.n_pairs, config.candidates
 
-    # 1. Prompts, and K candidate replies to each.
-    rows = helpdesk.draw_prompts(table, N, generator)
-    wide = rows.repeat_interleave(K)
+    # 1. Prompts, and candidate replies to each.
+    rows = helpdesk.draw_prompts(table, config.n_pairs, generator)
+    K = 1 if config.pairing == "contrast" else config.candidates
     chunks = [sample(policy, table.prompts[part], config.response_length, generator)[0]
-              for part in wide.split(2048)]
-    candidates = torch.cat(chunks).view(N, K, -1)
+              for part in rows.repeat_interleave(K).split(2048)]
+    candidates = torch.cat(chunks).view(config.n_pairs, K, -1)
 
-    # 2. Which two of them are shown, in random order.
-    pair = choose_pairs(config, candidates, table[rows])
-    a, b = (candidates[torch.arange(N, device=device), pair[:, i]] for i in (0, 1))
+    # 2. Which two replies are shown.
+    if config.pairing == "thin":
+        a, b = thin_pairs(candidates, table[rows])
+    elif config.pairing == "contrast":
+        a, b = candidates[:, 0], add_sentence(candidates[:, 0], generator)
+    else:
+        a, b = candidates[:, 0], candidates[:, 1]
 
     # 3. The raters choose.
     lead = rater_utility(config, a, table[rows]) - rater_utility(config, b, table[rows])
-    u = torch.rand(2, N, generator=generator, device=device)
+    u = torch.rand(2, config.n_pairs, generator=generator, device=device)
     a_wins = (u[0] < torch.sigmoid(lead / config.noise)) ^ (u[1] < config.flip)
     return Preferences(rows, torch.where(a_wins[:, None], a, b), torch.where(a_wins[:, None], b, a))

@@ -85,9 +85,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str,
 
 
 def append_line(path: Path, line: Mapping[str, Any]) -> None:
-    """Add one JSON line to a .jsonl file, handed to the system at once."""
+    """Add one JSON line to a .jsonl file, handed to the system at once; NaN and infinity become null."""
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(json.dumps(finite) + "\n")
 
 
 # ── Reading ─────────────────────────────────────────────────────────────────────────────────────
