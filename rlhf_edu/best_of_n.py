@@ -36,7 +36,10 @@ class BestOfN(NamedTuple):
 
 
 def best_of_n(proxy: Tensor) -> Tensor:
-    """Index of the response with the largest proxy; of equal ones the first. (B, N) → (B,)."""
+    """Index of the response with the largest proxy; of equal ones the first. (B, N) → (B,).
+
+    A single pool (N,) gives one index.
+    """
     _check(proxy=proxy)
     return proxy.argmax(-1)
 
@@ -75,7 +78,7 @@ def _weights(n: int, pool: int) -> Tensor:
     if n != int(n) or not 1 <= n <= pool:
         raise ValueError(f"ns: expected whole numbers from 1 to the pool's {pool}, got {n}")
     better = torch.arange(1, pool, dtype=torch.float64)  # how many of the pool are better
-    shrink = ((pool - n - better + 1) / (pool - better)).clamp(min=0)
+    shrink = (pool - n - better + 1) / (pool - better)  # 0 once fewer than n are left, for good
     return torch.cat([torch.ones(1, dtype=torch.float64), shrink]).cumprod(0) * (n / pool)
 
 

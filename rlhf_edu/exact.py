@@ -36,9 +36,9 @@ class World(NamedTuple):
 
 def enumerate_world(vocab_size: int, max_length: int) -> World:
     """All responses over tokens 0 … V−1 of at most `max_length` tokens (1 of them: a bandit)."""
-    if not (vocab_size >= 2 and max_length >= 1 and vocab_size**max_length <= 10**6):
+    if not (vocab_size >= 2 and max_length >= 1 and vocab_size**max_length <= 2**20):
         got = f"vocab_size = {vocab_size}, max_length = {max_length}"
-        raise ValueError(f"vocab_size, max_length: expected >= 2, >= 1 and V^T <= 10^6, got {got}")
+        raise ValueError(f"vocab_size, max_length: expected >= 2, >= 1 and V^T <= 2^20, got {got}")
     prefixes: list[tuple[int, ...]] = [()]
     number: dict[tuple[int, ...], int] = {(): 0}
     responses: list[tuple[int, ...]] = []
@@ -72,7 +72,7 @@ def tabulate(world: World, policy: Callable[[Tensor], Tensor]) -> Tensor:
 def token_logprobs(world: World, logits: Tensor) -> Tensor:
     """log π(token | state), 0 outside the mask. (S, V) → (B, T)."""
     _check(world.table, logits=logits)
-    return torch.where(world.mask, log_softmax(logits, -1)[world.states, world.tokens], 0.0)
+    return torch.where(world.mask, log_softmax(logits, 1)[world.states, world.tokens], 0.0)
 
 
 def response_logprobs(world: World, logits: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def response_logprobs(world: World, logits: Tensor) -> Tensor:
 def policy_table(world: World, logprobs: Tensor) -> Tensor:
     """The logits (S, V) of the policy whose responses have these log-probabilities (B,)."""
     _check(world.mask.shape[:1], logprobs=logprobs)
-    return log_softmax(_log_through(world, logprobs), -1)
+    return log_softmax(_log_through(world, logprobs), 1)
 
 
 def optimal_policy(ref_logprobs: Tensor, scores: Tensor, kl_coef: float) -> tuple[Tensor, Tensor]:
@@ -128,7 +128,7 @@ def advantages(world: World, logits: Tensor, scores: Tensor) -> Tensor:
     log_p = response_logprobs(world, logits)
     share = (log_p[row] - _log_through(world, log_p).flatten()[cell]).exp()  # Pr(y | s, a)
     q = torch.zeros_like(logits).flatten().index_add(0, cell, share * scores[row]).view_as(logits)
-    return q - (torch.softmax(logits, -1) * q).sum(1, keepdim=True)
+    return q - (torch.softmax(logits, 1) * q).sum(1, keepdim=True)
 
 
 def score_gradient(world: World, logits: Tensor, scores: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ def score_gradient(world: World, logits: Tensor, scores: Tensor) -> Tensor:
 
     Written out, without autograd: what every policy-gradient loss should have as its mean.
     """
-    rate = visits(world, logits).unsqueeze(1) * torch.softmax(logits, -1)
+    rate = visits(world, logits).unsqueeze(1) * torch.softmax(logits, 1)
     return rate * advantages(world, logits, scores)
 
 
@@ -202,7 +202,7 @@ def best_of_n_law(logprobs: Tensor, proxy: Tensor, n: int) -> Tensor:
     if n < 1:
         raise ValueError(f"n: expected at least 1, got {n}")
     levels, level = proxy.unique(return_inverse=True)
-    mass = torch.zeros_like(logprobs[: len(levels)]).index_add(0, level, logprobs.exp())
+    mass = logprobs.new_zeros(len(levels)).index_add(0, level, logprobs.exp())
     mass = mass.clamp(min=torch.finfo(mass.dtype).tiny)  # an impossible level stays impossible
     upto = mass.cumsum(0)
     below = torch.cat([upto.new_zeros(1), upto[:-1]])
@@ -219,7 +219,7 @@ def _log_through(world: World, logprobs: Tensor) -> Tensor:
     """log Σ Pr(y) over the responses that take token a in state s. (B,) → (S, V)."""
     cell, row = _cells(world)
     x, empty = logprobs[row], logprobs.new_zeros(world.table).flatten()
-    top = (empty - torch.inf).scatter_reduce(0, cell, x.detach(), "amax")  # so that exp ≤ 1
+    top = (empty - torch.inf).scatter_reduce(0, cell, x, "amax")  # so that exp ≤ 1
     return (empty.index_add(0, cell, (x - top[cell]).exp()).log() + top).view(world.table)
 
 

@@ -110,7 +110,7 @@ def clip_fraction(
     """
     on = _check(mask, logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
     low, high = _clip_bounds(cliprange, None)
-    ratio = probability_ratio(logprobs, old_logprobs).detach()
+    ratio = probability_ratio(logprobs, old_logprobs)
     cut = ((ratio > high) & (advantages > 0)) | ((ratio < low) & (advantages < 0))
     return _masked_mean(cut.to(ratio.dtype), on)
 
@@ -124,7 +124,7 @@ def outside_fraction(
     """
     on = _check(mask, logprobs=logprobs, old_logprobs=old_logprobs)
     low, high = _clip_bounds(cliprange, None)
-    ratio = probability_ratio(logprobs, old_logprobs).detach()
+    ratio = probability_ratio(logprobs, old_logprobs)
     return _masked_mean(((ratio > high) | (ratio < low)).to(ratio.dtype), on)
 
 

@@ -86,10 +86,10 @@ def plackett_luce_loss(rewards: Tensor) -> Tensor:
 
     Plackett 1975, Luce 1959; NLPBook (10.60)-(10.61): pick the best, then the best of the rest, and
     so on. exp(−loss) is the probability of the ranking; over all N! rankings it adds up to 1. N = 2
-    is the Bradley-Terry loss. The last pick has no rival: log 1, left out.
+    is the Bradley-Terry loss. The last pick has no rival and costs nothing: log 1.
     """
     _check(2, rewards=rewards)
-    picks = [log_softmax(rewards[:, k:], dim=1)[:, 0] for k in range(rewards.shape[1] - 1)]
+    picks = [log_softmax(rewards[:, k:], dim=1)[:, 0] for k in range(rewards.shape[1])]
     return -torch.stack(picks).sum(0).mean()
 
 

@@ -97,10 +97,17 @@ LEARNS = {
     "ratio", "near", "surrogate_loss", "penalty", "policy_logps", "policy_chosen_logps",
     "policy_rejected_logps", "log_r", "log_p", "log_ratio", "z", "delta", "lead",
 }  # fmt: skip
-NO_GRADIENT = {"advantage", "best_of_n"}
+# … but not in what is a measure or a constant by design.
+NO_GRADIENT = {
+    "advantage", "best_of_n",  # all of these two modules
+    "ranking_accuracy", "standardize_rewards", "clip_fraction", "outside_fraction",
+    "penalized_rewards", "policy_table", "visits", "advantages", "score_gradient",
+    "best_of_n_law", "_log_through",
+}  # fmt: skip
+LOOKED_AT = {"shape", "dtype", "device", "dim", "detach", "new_zeros", "view_as"}
 
 
-def replacements(node: ast.AST, module: str) -> Iterator[ast.AST]:
+def replacements(node: ast.AST, gradient: bool) -> Iterator[ast.AST]:
     """The small mistakes that can be made at this node."""
     if isinstance(node, ast.BinOp) and type(node.op) in BINARY:
         yield ast.BinOp(node.left, BINARY[type(node.op)](), node.right)
@@ -137,7 +144,7 @@ def replacements(node: ast.AST, module: str) -> Iterator[ast.AST]:
         yield ast.Pass()
     if isinstance(node, ast.If) and any(isinstance(x, ast.Raise) for x in ast.walk(node)):
         yield ast.Pass()
-    if isinstance(node, ast.Name) and node.id in LEARNS and module not in NO_GRADIENT:
+    if isinstance(node, ast.Name) and node.id in LEARNS and gradient:
         yield ast.Call(ast.Attribute(node, "detach", ast.Load()), [], [])
     if not isinstance(node, ast.Call):
         return
@@ -156,7 +163,7 @@ def replacements(node: ast.AST, module: str) -> Iterator[ast.AST]:
         if k.arg in ("min", "max"):
             other = ast.keyword({"min": "max", "max": "min"}[k.arg], k.value)
             yield ast.Call(name, args, keywords[:i] + [other] + keywords[i + 1 :])
-    if len(args) >= 2:
+    if len(args) >= 2 and ast.unparse(name).split(".")[-1] not in ("min", "max", "minimum", "maximum"):
         yield ast.Call(name, [args[1], args[0], *args[2:]], keywords)
 
 
@@ -180,6 +187,10 @@ def skipped(tree: ast.Module) -> set[int]:
             skip(node)  # the words of a message
         elif isinstance(node, ast.Call) and ast.unparse(node.func).startswith("_check"):
             out.update(id(x) for x in ast.walk(node) if isinstance(x, ast.Name))  # only looked at
+        elif isinstance(node, ast.Compare):
+            out.update(id(x) for x in ast.walk(node) if isinstance(x, ast.Name))
+        elif isinstance(node, ast.Attribute) and node.attr in LOOKED_AT:
+            out.update([id(node.value)] if isinstance(node.value, ast.Name) else [])
     return out
 
 
@@ -190,10 +201,11 @@ def mutants(module: str) -> Iterator[tuple[str, str, ast.Module]]:
     for top in tree.body:
         if not isinstance(top, (ast.FunctionDef, ast.ClassDef)):
             continue
+        gradient = module not in NO_GRADIENT and top.name not in NO_GRADIENT
         for index, node in enumerate(ast.walk(top)):
             if id(node) in skip:
                 continue
-            for number, new in enumerate(replacements(node, module)):
+            for number, new in enumerate(replacements(node, gradient)):
                 before, after = (" ".join(ast.unparse(x).split())[:90] for x in (node, new))
                 if before == after:
                     continue
@@ -204,7 +216,7 @@ def mutants(module: str) -> Iterator[tuple[str, str, ast.Module]]:
                 mutated = copy.deepcopy(tree)
                 place = mutated.body[tree.body.index(top)]
                 target = list(ast.walk(place))[index]
-                fresh = list(replacements(target, module))[number]
+                fresh = list(replacements(target, gradient))[number]
                 substitute(place, target, fresh)
                 yield top.name, what, ast.fix_missing_locations(mutated)
 

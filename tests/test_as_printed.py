@@ -63,6 +63,31 @@ def test_as_printed_regularized_loss_subtracts_the_square():
     )  # one sign away from what is meant
 
 
+def test_gradients_of_as_printed_losses():
+    """Of as_printed_penalty_loss, as_printed_one_reference_loss, as_printed_regularized_loss and
+    as_printed_listwise_loss, by hand."""
+
+    def slopes(f, *inputs: Tensor) -> tuple[Tensor, ...]:
+        inputs = tuple(x.clone().requires_grad_() for x in inputs)
+        return torch.autograd.grad(f(*inputs), inputs)
+
+    lp, old, a = normal(0, 3, 4), normal(1, 3, 4), normal(2, 3, 4)
+    (grad,) = slopes(lambda x: ap.as_printed_penalty_loss(x, old, RAGGED, 0.3), lp)
+    close(grad, 0.3 * RAGGED.double() / 3)
+    (grad,) = slopes(lambda x: ap.as_printed_one_reference_loss(x, old, a, RAGGED, 0.2, 0.3), lp)
+    ratio = (lp - old).exp()
+    close(grad, -((ratio < 1.2) * ratio * a - 0.3) * RAGGED / 3)
+    chosen, rejected = normal(3, 5), normal(4, 5)
+    grads = slopes(ap.as_printed_regularized_loss, chosen, rejected)
+    push, total = (rejected - chosen).sigmoid() / 5, 2 * (chosen + rejected) / 5
+    close(grads[0], -push - total)
+    close(grads[1], push - total)
+    rewards = normal(5, 1, 3)
+    (grad,) = slopes(ap.as_printed_listwise_loss, rewards)
+    delta = rewards[0][:, None] - rewards[0]
+    close(grad[0], (delta.sigmoid() - (-delta).sigmoid()).sum(1) / 6)
+
+
 # T1, the penalty in the loss
 
 

@@ -101,6 +101,7 @@ def test_a_proxy_that_is_wrong_at_the_top_makes_gold_rise_and_fall_item_19():
 def test_best_of_n_takes_the_first_of_the_best():
     proxy = torch.tensor([[0.0, 2.0, 2.0], [1.0, 0.0, -1.0]])
     assert bon.best_of_n(proxy).tolist() == [1, 0]
+    assert bon.best_of_n(proxy[0]).item() == 1
 
 
 def test_best_of_n_kl_bound_is_log_n_minus_n_minus_one_over_n():

@@ -116,6 +116,9 @@ def test_tabulate_reads_a_neural_policy():
     logits = exact.tabulate(WORLD, policy)
     direct = policy(WORLD.tokens).log_softmax(-1).gather(-1, WORLD.tokens[..., None])[..., 0]
     direct = (direct * WORLD.mask).sum(1)
+    for row in range(ROWS):
+        for t in range(WORLD.mask[row].sum()):
+            close(logits[WORLD.states[row, t]], policy(WORLD.tokens)[row, t])
     close(exact.response_logprobs(WORLD, logits), direct)
     close(direct.exp().sum(), 1.0)
     scores = normal(1, ROWS)
@@ -186,6 +189,9 @@ def test_kl_and_visits_obey_the_chain_rule_both_ways():
     sure = torch.tensor([0.0, -math.inf, -math.inf], dtype=torch.float64)
     third = torch.tensor(3.0, dtype=torch.float64).log().neg().expand(3)
     close(exact.kl(sure, third), math.log(3))  # 0·log 0 = 0
+    log_p, log_q = (x[0].log_softmax(-1) for x in (one, two))  # and as a function of log p, log q
+    close(gradient(lambda x: exact.kl(x, log_q), log_p), log_p.exp() * (log_p - log_q + 1))
+    close(gradient(lambda x: exact.kl(log_p, x), log_q), -log_p.exp())
 
 
 def test_visits_match_brute_force():
@@ -305,6 +311,16 @@ def test_kl_in_loss_off_policy_is_the_mean_under_the_old_policy():
                 k = {"k1": x, "k2": x * x / 2, "k3": math.exp(-x) - 1 + x}[estimator]
                 total += chance[row] * k
         close(exact.kl_in_loss(WORLD, logits, old, ref, estimator), total)
+
+        def loss(z: Tensor, estimator: str = estimator) -> Tensor:
+            return exact.kl_in_loss(WORLD, z, old, ref, estimator)
+
+        got = gradient(loss, logits)
+        for place in [(0, 0), (0, 2), (2, 1), (6, 0)]:
+            bump = torch.zeros_like(logits)
+            bump[place] = 1e-5
+            slope = (loss(logits + bump) - loss(logits - bump)) / 2e-5
+            assert got[place].item() == pytest.approx(slope.item(), abs=1e-8)
 
 
 def test_off_policy_objectives_are_means_under_the_old_policy():
@@ -607,15 +623,18 @@ def test_best_of_n_curve_estimates_the_law_without_bias():
 
 
 def test_bad_worlds_are_named():
-    for vocab, length in ((1, 3), (3, 0), (100, 4)):
+    for vocab, length in ((1, 3), (3, 0), (100, 4), (2, 21)):
         with pytest.raises(ValueError, match="^vocab_size, max_length: expected"):
             exact.enumerate_world(vocab, length)
     assert exact.enumerate_world(2, 1).table == (1, 2)
+    assert exact.enumerate_world(2, 20).mask.shape == (21, 20)
 
 
 def test_bad_tables_and_scores_are_named():
     z, s, ref = table(0), normal(1, ROWS), table(2)
-    for bad in (z[:1], z.long(), z * math.nan, z / 0, z[None]):
+    nan, inf = z.clone(), s.clone()
+    nan[0, 0], inf[0] = math.nan, math.inf
+    for bad in (z[:1], z.long(), nan, z / 0, z[None]):
         for call in (
             lambda x: exact.token_logprobs(WORLD, x),
             lambda x: exact.response_logprobs(WORLD, x),
@@ -625,7 +644,7 @@ def test_bad_tables_and_scores_are_named():
         ):
             with pytest.raises(ValueError, match="^logits: expected"):
                 call(bad)
-    for bad in (s[:3], s.long(), s * math.nan, s / 0, s[None]):
+    for bad in (s[:3], s.long(), s * math.nan, inf, s[None]):
         for call in (
             lambda x: exact.advantages(WORLD, z, x),
             lambda x: exact.score_gradient(WORLD, z, x),

@@ -249,7 +249,7 @@ def test_logits_of_ten_thousand_are_finite_and_right(dtype):
         (grad,) = torch.autograd.grad(loss, [z], retain_graph=True)
         assert torch.isfinite(loss) and torch.isfinite(grad).all()
     top = klp.kl_estimate(lp, ref, "k3").max().item()  # r = e^20000 stops here
-    assert top == pytest.approx(torch.finfo(dtype).max / 1000, rel=1e-3)
+    assert top == pytest.approx(torch.finfo(dtype).max / 1000, rel=1e-4)
 
 
 @pytest.mark.parametrize("garbage", [1e4, -1e4, 1e15])

@@ -131,6 +131,7 @@ def test_ranking_accuracy_counts_a_tie_as_one_half():
         torch.tensor([1.0, 0.0, 2.0, 5.0]), torch.tensor([1.0, 3.0, 1.0, 4.0])
     )
     assert got.item() == 0.625 and got.dtype == torch.float32
+    assert rl.ranking_accuracy(normal(0, 2), normal(1, 2)).dtype == torch.float64
 
 
 # Gradients
@@ -142,6 +143,16 @@ def test_pairwise_ranking_loss_pushes_hardest_where_the_model_is_wrong_item_35()
     want = [-(1 - 1 / (1 + math.exp(y - x))) / 6 for x, y in zip(a, b, strict=True)]
     close(grad_a, want)
     close(grad_b, [-g for g in want])
+    win = torch.sigmoid(a - b - 0.5)
+    (grad_a,) = gradient(lambda x: rl.pairwise_ranking_loss(x, b, 0.5, 0.2), a)
+    close(grad_a, (win - 0.8) / 6)  # less push, and back once the lead is larger than believed
+    share = normal(7, 6).sigmoid()
+    grad_a, grad_b = gradient(lambda x, y: rl.soft_ranking_loss(x, y, share), a, b)
+    close(grad_a, ((a - b).sigmoid() - share) / 6)
+    close(grad_b, -grad_a)
+    grad_a, grad_b = gradient(lambda x, y: rl.win_probability(x, y).sum(), a, b)
+    close(grad_a, rl.win_probability(a, b) * rl.win_probability(b, a))
+    close(grad_b, -grad_a)
 
 
 def test_hinge_ranking_loss_stops_at_the_margin():
@@ -347,8 +358,9 @@ def test_the_edges_of_the_ranges_are_allowed_and_no_more():
     for bad in ([-0.1, 0.5], [0.5, 1.1]):
         with pytest.raises(ValueError, match="preference: expected"):
             rl.soft_ranking_loss(a, b, torch.tensor(bad))
-    with pytest.raises(ValueError, match="ref_rewards: expected at least two different"):
-        rl.standardize_rewards(a, torch.full((3,), 0.1))
+    for equal in (torch.full((3,), 0.1), torch.ones(1)):
+        with pytest.raises(ValueError, match="ref_rewards: expected at least two different"):
+            rl.standardize_rewards(a, equal)
     rl.standardize_rewards(a, torch.tensor([1.0, 1.0, 2.0]))
 
 

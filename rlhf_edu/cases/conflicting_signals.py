@@ -5,17 +5,20 @@ The reward model prefers the new policy, people do not; replies are longer and r
 later; and the distance to the reference grows from update to update, although the objective has a
 penalty −β·KL in it. Two links of the chain are broken, and each is shown by an experiment:
 
-  the reward model  learned from raters who like length and sales talk. Append a courtesy to a right
-                    reply, change nothing else, and its reward rises.
-  the penalty       stands in the loss as log π_θ − log π_ref on fixed samples (k1 in the loss, as the
-                    objective is printed). On samples of the policy its expected gradient is zero, and π_ref
-                    is not in it: no β can hold the policy. The same β in the reward does.
+the reward model  learned from raters who like length and sales talk. Append a courtesy to a right
+reply, change nothing else, and its reward rises.
+
+the penalty  stands in the loss as log π_θ − log π_ref on fixed samples (k1 in the loss, as the
+objective is printed). On samples of the policy its expected gradient is zero, and π_ref is not in
+it: no β can hold the policy. The same β in the reward does.
 
 PPO's clip is not at fault: each update stays close to the policy that made its samples. It limits a
 step, not a walk. (Items 25, 36, 42-50 of the concepts; lesson T1.)
 
 What was tried before the settings were frozen, and what came of it, stands in chapter 8.
 """
+
+from typing import Any
 
 from rlhf_edu.cases.evidence import Observation, Seed, spearman
 from rlhf_edu.cases.stages import Arm, Recipe
@@ -30,21 +33,32 @@ QUESTION = "Reward up, people less pleased, KL up although it is penalised: why?
 
 # ── What is trained, for each seed ──────────────────────────────────────────────────────────────
 BETA = 0.1
-TASTE = dict(length_bias=0.15, sales_bias=0.6, confidence_bias=0.5)  # of the biased raters
 
 
 def ppo(kl_coef: float = BETA, kl_placement: str = "loss", kl_estimator: str = "k1") -> RLHFConfig:
     """The run of the story; the arms change where the penalty is, nothing else."""
-    return RLHFConfig(updates=20, batch_size=128, num_mini_batches=2, lr=1.5e-4,
-                      kl_coef=kl_coef, kl_placement=kl_placement, kl_estimator=kl_estimator)
+    return RLHFConfig(
+        updates=20,
+        batch_size=128,
+        num_mini_batches=2,
+        lr=1.5e-4,
+        kl_coef=kl_coef,
+        kl_placement=kl_placement,
+        kl_estimator=kl_estimator,
+    )
+
+
+def biased(**pairs: Any) -> RaterConfig:
+    """Raters who like length, sales talk and confidence; all that differs is the pairs they see."""
+    return RaterConfig(length_bias=0.15, sales_bias=0.6, confidence_bias=0.5, **pairs)
 
 
 RECIPE = Recipe(
     sft=SFTConfig(),
     raters={
-        "biased": RaterConfig(n_pairs=6000, **TASTE),
+        "biased": biased(n_pairs=6000),
         "thin": RaterConfig(n_pairs=2000, candidates=4, pairing="thin"),
-        "matched": RaterConfig(n_pairs=6000, candidates=4, pairing="matched", **TASTE),
+        "matched": biased(n_pairs=6000, candidates=8, pairing="matched"),
     },
     reward_model=RewardModelConfig(),
     arms={
@@ -55,7 +69,9 @@ RECIPE = Recipe(
         "k3-in-loss": Arm("k3 in the loss", "biased", ppo(kl_estimator="k3")),
         "thin-coverage": Arm("honest raters, thin coverage", "thin", ppo()),
         "matched-pairs": Arm("matched pairs", "matched", ppo()),
-        "both-changes": Arm("matched pairs, k1 in the reward", "matched", ppo(kl_placement="reward")),
+        "both-changes": Arm(
+            "matched pairs, k1 in the reward", "matched", ppo(kl_placement="reward")
+        ),
     },
     exam=ExamConfig(),
     judge="biased",
@@ -67,8 +83,8 @@ HOLDING = ("k1-in-reward", "k2-in-loss", "k3-in-loss")  # placements that should
 # Each remedy changes one thing of the story, or both; what it costs is measured and said.
 REMEDIES = {
     "k1-in-reward": "PPO/KL: the same penalty, moved from the loss to the reward",
-    "matched-pairs": "data: the same raters and as many labels, but the two replies of a pair are alike "
-                     "in length, sales and confidence, so that taste has nothing to choose by",
+    "matched-pairs": "data: the same raters and as many labels, but the two replies of a pair "
+    "are alike in length, sales and confidence, so that taste has nothing to choose by",
     "both-changes": "both",
 }
 
@@ -86,12 +102,14 @@ def kl_against_no_penalty(seed: Seed, arm: str) -> float:
 
 def stopped_early(seed: Seed) -> dict[str, float]:
     """The story's own run at the examination whose KL is nearest to that of k1 in the reward."""
-    return min(seed.runs[STORY].exams, key=lambda exam: abs(exam["kl/exact"] - kl(seed, "k1-in-reward")))
+    return min(
+        seed.runs[STORY].exams, key=lambda exam: abs(exam["kl/exact"] - kl(seed, "k1-in-reward"))
+    )
 
 
 def largest_step(seed: Seed) -> float:
     """The largest KLOLD of one update over the final KLREF, both in nats a response."""
-    return max(u["policy/kl_old"] for u in seed.runs[STORY].updates) / kl(seed, STORY)
+    return max(u["policy/kl_old_last_epoch"] for u in seed.runs[STORY].updates) / kl(seed, STORY)
 
 
 def kl_rank_correlation(seed: Seed, arm: str) -> float:
@@ -101,48 +119,138 @@ def kl_rank_correlation(seed: Seed, arm: str) -> float:
 
 
 OBSERVATIONS = [
-    Observation("reward-up", "the reward model prefers the new policy: win-probability ≥ 0.6",
-                lambda s: s.runs[STORY].final["rm/win_probability"], 0.6, "above"),
-    Observation("gold-down", "people do not: GOLD falls", lambda s: s.change(STORY, "gold/total"), 0.0, "below"),
-    Observation("length-up", "replies grow longer: LEN rises", lambda s: s.change(STORY, "style/length"), 0.0, "above"),
-    Observation("direct-worse", "and reach the answer later: DIRECT rises",
-                lambda s: s.change(STORY, "style/first_answer"), 0.0, "above"),
-    Observation("kl-rises", "KLREF grows with the updates although β > 0: Spearman ≥ 0.9",
-                lambda s: kl_rank_correlation(s, STORY), 0.9, "above"),
-    Observation("filler-pays", "append a courtesy to a right reply and its reward rises",
-                lambda s: s.reward_models["biased"]["filler_effect"], 0.0, "above"),
-    Observation("small-steps", "yet each update is small: largest KLOLD ≤ 1/10 of the final KLREF",
-                largest_step, 0.1, "below"),
-    Observation("k1-in-loss-idle", "k1 in the loss: final KLREF is not below that of β = 0",
-                lambda s: kl_against_no_penalty(s, STORY), 0.0, "reaches"),
-    Observation("k1-in-reward-holds", "the same β with k1 in the reward: KLREF below that of β = 0",
-                lambda s: kl_against_no_penalty(s, "k1-in-reward"), 0.0, "below"),
-    Observation("k2-in-loss-holds", "with k2 in the loss: below that of β = 0",
-                lambda s: kl_against_no_penalty(s, "k2-in-loss"), 0.0, "below"),
-    Observation("k3-in-loss-holds", "with k3 in the loss: below that of β = 0",
-                lambda s: kl_against_no_penalty(s, "k3-in-loss"), 0.0, "below"),
-    Observation("placement-matters", "k1 in the loss ends above each of the other three",
-                lambda s: kl(s, STORY) / max(kl(s, arm) for arm in HOLDING) - 1, 0.0, "above"),
-    Observation("thin-reward-up", "honest raters, thin coverage: the reward rises as well",
-                lambda s: s.change("thin-coverage", "rm/mean"), 0.0, "above"),
-    Observation("thin-gold-down", "and GOLD falls as well",
-                lambda s: s.change("thin-coverage", "gold/total"), 0.0, "below"),
-    Observation("thin-kl-rises", "and KLREF grows as well: Spearman ≥ 0.9",
-                lambda s: kl_rank_correlation(s, "thin-coverage"), 0.9, "above"),
-    Observation("remedy-kl", "moving the penalty into the reward: GOLD above the story's",
-                lambda s: s.runs["k1-in-reward"].final["gold/total"] - s.runs[STORY].final["gold/total"],
-                0.0, "above"),
-    Observation("remedy-data", "matched pairs: GOLD above the story's",
-                lambda s: s.runs["matched-pairs"].final["gold/total"] - s.runs[STORY].final["gold/total"],
-                0.0, "above"),
+    Observation(
+        "reward-up",
+        "the reward model prefers the new policy: win-probability ≥ 0.6",
+        lambda s: s.runs[STORY].final["rm/win_probability"],
+        0.6,
+        "above",
+    ),
+    Observation(
+        "gold-down",
+        "people do not: GOLD falls",
+        lambda s: s.change(STORY, "gold/total"),
+        0.0,
+        "below",
+    ),
+    Observation(
+        "length-up",
+        "replies grow longer: LEN rises",
+        lambda s: s.change(STORY, "style/length"),
+        0.0,
+        "above",
+    ),
+    Observation(
+        "direct-worse",
+        "and reach the answer later: DIRECT rises",
+        lambda s: s.change(STORY, "style/first_answer"),
+        0.0,
+        "above",
+    ),
+    Observation(
+        "kl-rises",
+        "KLREF grows with the updates although β > 0: Spearman ≥ 0.9",
+        lambda s: kl_rank_correlation(s, STORY),
+        0.9,
+        "above",
+    ),
+    Observation(
+        "filler-pays",
+        "append a courtesy to a right reply and its reward rises",
+        lambda s: s.reward_models["biased"]["filler_effect"],
+        0.0,
+        "above",
+    ),
+    Observation(
+        "small-steps",
+        "yet each update is small: largest KLOLD ≤ 1/10 of the final KLREF",
+        largest_step,
+        0.1,
+        "below",
+    ),
+    Observation(
+        "k1-in-loss-idle",
+        "k1 in the loss: final KLREF is not below that of β = 0",
+        lambda s: kl_against_no_penalty(s, STORY),
+        0.0,
+        "reaches",
+    ),
+    Observation(
+        "k1-in-reward-holds",
+        "the same β with k1 in the reward: KLREF below that of β = 0",
+        lambda s: kl_against_no_penalty(s, "k1-in-reward"),
+        0.0,
+        "below",
+    ),
+    Observation(
+        "k2-in-loss-holds",
+        "with k2 in the loss: below that of β = 0",
+        lambda s: kl_against_no_penalty(s, "k2-in-loss"),
+        0.0,
+        "below",
+    ),
+    Observation(
+        "k3-in-loss-holds",
+        "with k3 in the loss: below that of β = 0",
+        lambda s: kl_against_no_penalty(s, "k3-in-loss"),
+        0.0,
+        "below",
+    ),
+    Observation(
+        "placement-matters",
+        "k1 in the loss ends above each of the other three",
+        lambda s: kl(s, STORY) / max(kl(s, arm) for arm in HOLDING) - 1,
+        0.0,
+        "above",
+    ),
+    Observation(
+        "thin-reward-up",
+        "honest raters, thin coverage: the reward rises as well",
+        lambda s: s.change("thin-coverage", "rm/mean"),
+        0.0,
+        "above",
+    ),
+    Observation(
+        "thin-gold-down",
+        "and GOLD falls as well",
+        lambda s: s.change("thin-coverage", "gold/total"),
+        0.0,
+        "below",
+    ),
+    Observation(
+        "thin-kl-rises",
+        "and KLREF grows as well: Spearman ≥ 0.9",
+        lambda s: kl_rank_correlation(s, "thin-coverage"),
+        0.9,
+        "above",
+    ),
+    Observation(
+        "remedy-kl",
+        "moving the penalty into the reward: GOLD above the story's",
+        lambda s: s.runs["k1-in-reward"].final["gold/total"] - s.runs[STORY].final["gold/total"],
+        0.0,
+        "above",
+    ),
+    Observation(
+        "remedy-data",
+        "matched pairs: GOLD above the story's",
+        lambda s: s.runs["matched-pairs"].final["gold/total"] - s.runs[STORY].final["gold/total"],
+        0.0,
+        "above",
+    ),
 ]
 # The honest control is shown, not graded: whichever way it comes out is a finding.
 CONTROL = Observation(
-    "control", "GOLD of k1 in the reward, minus that of the story stopped early at the same KLREF",
-    lambda s: s.runs["k1-in-reward"].exams[-1]["gold/total"] - stopped_early(s)["gold/total"], 0.0, "above")
+    "control",
+    "GOLD of k1 in the reward, minus that of the story stopped early at the same KLREF",
+    lambda s: s.runs["k1-in-reward"].exams[-1]["gold/total"] - stopped_early(s)["gold/total"],
+    0.0,
+    "above",
+)
 
 THIN_STORY = (
-    "Here nobody is biased. The raters are honest, but of four candidate replies they are shown the two for "
-    "which longer and better agree most. Longer explains their labels as well as better does, and the "
-    "reward model learns it. The policy finds the courtesies that come before the answer: a hack without a "
-    "single sales word, and without a single wrong label.")
+    "Here nobody is biased. The raters are honest, but of four candidate replies they are shown "
+    "the two for which longer and better agree most. Longer explains their labels as well as better "
+    "does, and the reward model learns it. What the policy finds is length, mostly as courtesies "
+    "before the answer: a hack with next to no sales words, and without a single biased label."
+)

@@ -1,8 +1,9 @@
 """From runs to verdicts: an observation is a claim, a number read off each seed, and a threshold.
 
 The threshold is written down before the run. An observation HOLDS if the whole 95 % interval over
-seeds lies on the right side of it: a mean on the right side is not enough, and neither are fewer than
-five seeds. The interval is Student's, mean ± t·SD/√n; differences between arms are taken seed by seed.
+seeds lies on the right side of it: a mean on the right side is not enough, and neither are fewer
+than five seeds. The interval is Student's, mean ± t·SD/√n; differences between arms are taken seed
+by seed.
 """
 
 import math
@@ -19,9 +20,38 @@ from rlhf_edu.lab import record
 MIN_SEEDS = 5  # a claim over fewer is not made
 
 # Student's t, two-sided 95 %, for 1 … 30 degrees of freedom (a test integrates the density).
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
-      2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
-      2.052, 2.048, 2.045, 2.042)
+_T = (
+    12.706,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+    2.228,
+    2.201,
+    2.179,
+    2.160,
+    2.145,
+    2.131,
+    2.120,
+    2.110,
+    2.101,
+    2.093,
+    2.086,
+    2.080,
+    2.074,
+    2.069,
+    2.064,
+    2.060,
+    2.056,
+    2.052,
+    2.048,
+    2.045,
+    2.042,
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +59,9 @@ class Run:
     """What one arm left on one seed."""
 
     updates: list[dict[str, Any]]  # one a PPO update
-    exams: list[dict[str, Any]]  # one an examination, the first before any update; keys without "exam/"
+    exams: list[
+        dict[str, Any]
+    ]  # one an examination, the first before any update; keys without "exam/"
     final: dict[str, Any]  # the last, longer examination; keys without "final/"
     reference: dict[str, Any]  # the reference in that examination, read by the arm's reward model
     judge: dict[str, Any]  # the case's judge on the same replies; keys without "judge/"
@@ -42,7 +74,9 @@ class Seed:
 
     seed: int
     runs: Mapping[str, Run]
-    reward_models: Mapping[str, dict[str, Any]]  # by raters: labels, replies, filler_effect, reference/…
+    reward_models: Mapping[
+        str, dict[str, Any]
+    ]  # by raters: labels, replies, filler_effect, reference/…
 
     def change(self, arm: str, name: str) -> float:
         """`name` in an arm's last examination, minus the reference's own value."""
@@ -87,13 +121,16 @@ def interval(values: list[float]) -> tuple[float, float]:
     if len(values) < 2:
         return math.nan, math.nan
     df = len(values) - 1
-    half = (_T[df - 1] if df <= len(_T) else 1.96) * statistics.stdev(values) / math.sqrt(len(values))
+    half = (
+        (_T[df - 1] if df <= len(_T) else 1.96) * statistics.stdev(values) / math.sqrt(len(values))
+    )
     mean = statistics.fmean(values)
     return mean - half, mean + half
 
 
 def spearman(x: list[float], y: list[float]) -> float:
     """Rank correlation; ties share their mean rank."""
+
     def ranks(values: list[float]) -> list[float]:
         ordered = sorted(values)
         return [(ordered.index(v) + len(values) - 1 - ordered[::-1].index(v)) / 2 for v in values]
@@ -105,16 +142,28 @@ def grade(observation: Observation, seeds: list[Seed]) -> Finding:
     """Hold an observation against the runs."""
     values = [float(observation.measure(seed)) for seed in seeds]
     low, high = interval(values)
-    right_side = {"above": low >= observation.threshold, "below": high <= observation.threshold,
-                  "reaches": high >= observation.threshold}[observation.side]
+    right_side = {
+        "above": low >= observation.threshold,
+        "below": high <= observation.threshold,
+        "reaches": high >= observation.threshold,
+    }[observation.side]
     return Finding(
-        observation.id, observation.claim, values, statistics.fmean(values), low, high,
-        statistics.median(values), (max if observation.side == "below" else min)(values),
-        observation.threshold, observation.side, bool(right_side) and len(values) >= MIN_SEEDS)
+        observation.id,
+        observation.claim,
+        values,
+        statistics.fmean(values),
+        low,
+        high,
+        statistics.median(values),
+        (max if observation.side == "below" else min)(values),
+        observation.threshold,
+        observation.side,
+        bool(right_side) and len(values) >= MIN_SEEDS,
+    )
 
 
 def ratio(parts: list[float], wholes: list[float]) -> tuple[float, float, float]:
-    """Σ parts / Σ wholes with a 95 % bootstrap interval: seeds are drawn again, pairs kept together."""
+    """Σ parts / Σ wholes with a 95 % bootstrap interval over seeds; pairs are kept together."""
     part, whole = np.array(parts), np.array(wholes)
     draws = np.random.default_rng(0).integers(0, len(part), (4000, len(part)))
     again = part[draws].sum(1) / whole[draws].sum(1)
@@ -124,32 +173,53 @@ def ratio(parts: list[float], wholes: list[float]) -> tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Remedy:
-    """One change, after the runs: each number is (value, low, high), a share of the story's own change."""
+    """One change, after the runs: shares of the story's own gain and losses, (value, low, high)."""
 
     arm: str
     what: str
-    reward_kept: tuple[float, float, float]  # share of the reward gain kept, by the story's reward model
+    reward_kept: tuple[
+        float, float, float
+    ]  # share of the reward gain kept, by the story's reward model
     removed: dict[str, tuple[float, float, float]]  # share of each regression removed
     kl: float  # KLREF at the end, mean over seeds
     labels: float  # labels its reward model cost
     replies: float  # candidate replies that were sampled for them
 
 
-REGRESSIONS = {"gold/total": "GOLD", "style/length": "LEN", "style/first_answer": "DIRECT", "style/sales": "SALES"}
+REGRESSIONS = {
+    "gold/total": "GOLD",
+    "style/length": "LEN",
+    "style/first_answer": "DIRECT",
+    "style/sales": "SALES",
+}
 
 
 def weigh(arm: str, what: str, story: str, raters: str, seeds: list[Seed]) -> Remedy:
     """What an arm keeps of the story's reward gain, removes of its regressions, and costs."""
     runs, stories = [s.runs[arm] for s in seeds], [s.runs[story] for s in seeds]
     base = [s.runs[story].reference["rm/mean"] for s in seeds]
-    kept = ratio([run.judge["rm/mean"] - b for run, b in zip(runs, base, strict=True)],
-                 [run.judge["rm/mean"] - b for run, b in zip(stories, base, strict=True)])
+    kept = ratio(
+        [run.judge["rm/mean"] - b for run, b in zip(runs, base, strict=True)],
+        [run.judge["rm/mean"] - b for run, b in zip(stories, base, strict=True)],
+    )
     removed = {
-        label: ratio([t.final[name] - r.final[name] for r, t in zip(runs, stories, strict=True)],
-                     [t.final[name] - t.reference[name] for t in stories])
-        for name, label in REGRESSIONS.items()}
-    return Remedy(arm, what, kept, removed, statistics.fmean(r.final["kl/exact"] for r in runs),
-                  *(statistics.fmean(s.reward_models[raters][k] for s in seeds) for k in ("labels", "replies")))
+        label: ratio(
+            [t.final[name] - r.final[name] for r, t in zip(runs, stories, strict=True)],
+            [t.final[name] - t.reference[name] for t in stories],
+        )
+        for name, label in REGRESSIONS.items()
+    }
+    return Remedy(
+        arm,
+        what,
+        kept,
+        removed,
+        statistics.fmean(r.final["kl/exact"] for r in runs),
+        *(
+            statistics.fmean(s.reward_models[raters][k] for s in seeds)
+            for k in ("labels", "replies")
+        ),
+    )
 
 
 def _part(line: dict[str, Any], prefix: str) -> dict[str, Any]:
@@ -160,15 +230,21 @@ def read_seed(folder: Path, seed: int, raters_of: Mapping[str, str]) -> Seed:
     """All runs in a seed's folder; `raters_of` says, for each arm, whose reward model it used."""
     reward_models = {
         name: record.read_lines(folder / f"reward-{name}" / "metrics.jsonl")[-1]
-        for name in dict.fromkeys(raters_of.values())}
+        for name in dict.fromkeys(raters_of.values())
+    }
     runs = {}
     for arm, raters in raters_of.items():
         lines = record.read_lines(folder / arm / "metrics.jsonl")
         runs[arm] = Run(
             updates=[line for line in lines[:-1] if "objective/kl" in line],
-            exams=[{"update": line["update"], **_part(line, "exam/")} for line in lines[:-1]
-                   if "exam/gold/total" in line],
-            final=_part(lines[-1], "final/"), judge=_part(lines[-1], "judge/"),
+            exams=[
+                {"update": line["update"], **_part(line, "exam/")}
+                for line in lines[:-1]
+                if "exam/gold/total" in line
+            ],
+            final=_part(lines[-1], "final/"),
+            judge=_part(lines[-1], "judge/"),
             reference=_part(reward_models[raters], "reference/"),
-            samples=record.read_lines(folder / arm / "samples.jsonl"))
+            samples=record.read_lines(folder / arm / "samples.jsonl"),
+        )
     return Seed(seed, runs, reward_models)

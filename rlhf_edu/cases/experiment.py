@@ -1,15 +1,15 @@
 """Running a case: all arms on all seeds, on all cores, then the verdicts and the report.
 
-On the CPU every stage runs in a process of its own with one thread, as many at once as there are cores:
-so the numbers of a seed do not depend on how many seeds or cores there are. On a GPU the stages
-run one after another in this process.
+On the CPU every job runs in a process with one thread, as many at once as there are cores: so the
+numbers of a seed do not depend on how many seeds or cores there are. On a GPU the jobs run one
+after another in this process.
 """
 
+import heapq
 import importlib
 import math
 import multiprocessing
 import os
-import queue
 import shutil
 import signal
 import threading
@@ -24,10 +24,9 @@ import torch
 from tqdm import tqdm
 
 from rlhf_edu import InputError
-from rlhf_edu.cases import stages
 from rlhf_edu.cases.evidence import MIN_SEEDS, Finding, Remedy, Seed, grade, read_seed, weigh
 from rlhf_edu.cases.report import write_report
-from rlhf_edu.cases.stages import Place, prepare, run_arm
+from rlhf_edu.cases.stages import Place, Tick, prepare, run_arm, total_cost
 from rlhf_edu.lab import record
 
 
@@ -36,8 +35,15 @@ def load_case(name: str) -> Any:
     return importlib.import_module(f"rlhf_edu.cases.{name.replace('-', '_')}")
 
 
-def run_case(name: str, seeds: list[int], device: str, out: Path | None, json_file: Path | None,
-             fresh: bool, resume: bool) -> dict[str, Any]:
+def run_case(
+    name: str,
+    seeds: list[int],
+    device: str,
+    out: Path | None,
+    json_file: Path | None,
+    fresh: bool,
+    resume: bool,
+) -> dict[str, Any]:
     """Run a case study and write its folders, report and JSON; returns the JSON's content."""
     began = time.time()
     case, device = load_case(name), pick_device(device)
@@ -51,22 +57,30 @@ def run_case(name: str, seeds: list[int], device: str, out: Path | None, json_fi
         done[seed] = read_seed(out / f"seed-{seed}", seed, raters_of)
         say(seed_line(case, done[seed]))
 
-    print(f"{case.TITLE}: {case.QUESTION}\n{len(case.RECIPE.arms)} arms on {len(seeds)} seeds, on {device}; "
-          f"run folders and report go to {out}")
-    train_all(name, seeds, device, out, fresh, resume, seed_done)
+    print(
+        f"{case.TITLE}: {case.QUESTION}\n"
+        f"{len(case.RECIPE.arms)} arms on {len(seeds)} seeds, on {device}; "
+        f"run folders and report go to {out}"
+    )
+    train_all(name, [Place(out, seed, device, fresh, resume) for seed in seeds], seed_done)
 
     # 2. Hold every observation against the runs.
     runs = [done[seed] for seed in seeds]
     findings = [grade(observation, runs) for observation in case.OBSERVATIONS]
     control = grade(case.CONTROL, runs)
-    remedies = [weigh(arm, what, case.STORY, case.RECIPE.arms[arm].raters, runs)
-                for arm, what in case.REMEDIES.items()]
+    remedies = [
+        weigh(arm, what, case.STORY, case.RECIPE.arms[arm].raters, runs)
+        for arm, what in case.REMEDIES.items()
+    ]
     result = {
         "name": name,
         "reproduced": all(f.holds for f in findings),
         "observations": [as_json(f) for f in findings],
-        "remedies": [asdict(remedy) for remedy in remedies], "control": as_json(control),
-        "seeds": seeds, "device": device, "wall_s": round(time.time() - began, 1),
+        "remedies": [asdict(remedy) for remedy in remedies],
+        "control": as_json(control),
+        "seeds": seeds,
+        "device": device,
+        "wall_s": round(time.time() - began, 1),
     }
 
     # 3. Say it, write it down.
@@ -74,8 +88,16 @@ def run_case(name: str, seeds: list[int], device: str, out: Path | None, json_fi
     text = "REPRODUCED" if result["reproduced"] else "NOT REPRODUCED"
     few = f" (a claim needs at least {MIN_SEEDS} seeds)" if len(seeds) < MIN_SEEDS else ""
     print(f"{case.TITLE}: {text}{few}, {result['wall_s']} s")
-    write_report(out / "report.html", case, runs, findings, remedies, control, result,
-                 record.read_json(out / f"seed-{seeds[0]}" / case.STORY / "environment.json"))
+    write_report(
+        out / "report.html",
+        case,
+        runs,
+        findings,
+        remedies,
+        control,
+        result,
+        record.read_json(out / f"seed-{seeds[0]}" / case.STORY / "environment.json"),
+    )
     print(f"report: {out / 'report.html'}")
     record.write_json(out / "result.json", result)
     if json_file is not None:
@@ -84,11 +106,13 @@ def run_case(name: str, seeds: list[int], device: str, out: Path | None, json_fi
 
 
 def pick_device(device: str) -> str:
-    """"auto" becomes cuda where there is one; InputError for a cuda that is not there."""
+    """ "auto" becomes cuda where there is one; InputError for a cuda that is not there."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch finds no CUDA device here; use --device cpu, or auto")
+        raise InputError(
+            "--device cuda: torch finds no CUDA device here; use --device cpu, or auto"
+        )
     return device
 
 
@@ -104,8 +128,10 @@ def open_out(out: Path, name: str, seeds: list[int], fresh: bool) -> Path:
     if not isinstance(found, dict) or found.get("case") != name:
         raise InputError(f"{out} belongs to another case study: choose another --out")
     if found.get("format") != record.FORMAT and not fresh:
-        raise InputError(f"{out} is of format {found.get('format')}, this version reads {record.FORMAT}: "
-                         "choose another --out, or make it anew with --fresh")
+        raise InputError(
+            f"{out} is of format {found.get('format')}, this version reads {record.FORMAT}: "
+            "choose another --out, or make it anew with --fresh"
+        )
     if fresh:
         record.write_json(mark, {"format": record.FORMAT, "case": name})
         for seed in seeds:
@@ -114,84 +140,79 @@ def open_out(out: Path, name: str, seeds: list[int], fresh: bool) -> Path:
 
 
 # ── Training everything ─────────────────────────────────────────────────────────────────────────
-def train_all(name: str, seeds: list[int], device: str, out: Path, fresh: bool, resume: bool,
+def train_all(name: str, places: list[Place],
               seed_done: Callable[[int, Callable[[str], None]], None]) -> None:
-    """All stages of all seeds, each seed's reference and reward models first, then its arms."""
+    """All stages of all seeds: earlier seeds first, in each the reward models before the arms."""
     recipe = load_case(name).RECIPE
-    total = len(seeds) * stages.total_cost(recipe)
-    with tqdm(total=round(total), unit="s", bar_format="{percentage:3.0f}% |{bar:30}| {elapsed} gone, "
-              "{remaining} to go {desc}", dynamic_ncols=True) as bar:
-        progress = _Progress(bar, total)
+    total = len(places) * total_cost(recipe)
+    shape = "{percentage:3.0f}% |{bar:30}| {elapsed} gone, {remaining} to go"
+    with tqdm(total=round(total), bar_format=shape, mininterval=1) as bar:
+        done = 0.0
 
-        def job(seed: int, arm: str | None) -> tuple[Any, ...]:
-            return name, seed, arm, device, out, fresh, resume
+        def tick(seconds: float) -> None:
+            nonlocal done
+            done = min(done + seconds, total)
+            bar.update(int(done) - bar.n)
 
-        if device != "cpu":
-            for seed in seeds:
+        if places[0].device == "cpu":
+            in_processes(name, places, tick, lambda seed: seed_done(seed, bar.write))
+        else:
+            for place in places:
                 for arm in (None, *recipe.arms):
-                    _work(*job(seed, arm), tick=progress.add)
-                seed_done(seed, bar.write)
-            return
-
-        context = multiprocessing.get_context("spawn")  # the same on every system
-        ticks = context.Queue()
-        workers = min(os.cpu_count() or 1, len(seeds) * len(recipe.arms))
-        with ProcessPoolExecutor(workers, context, _start_worker, (ticks,)) as pool:
-            try:
-                left = {seed: set(recipe.arms) for seed in seeds}
-                waiting: dict[Future[None], tuple[int, str | None]] = {
-                    pool.submit(_work_in_process, *job(seed, None)): (seed, None) for seed in seeds}
-                while waiting:
-                    ready, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-                    progress.drain(ticks)
-                    for future in ready:
-                        seed, arm = waiting.pop(future)
-                        future.result()  # an error of the stage is ours
-                        if arm is None:
-                            waiting |= {pool.submit(_work_in_process, *job(seed, a)): (seed, a)
-                                        for a in recipe.arms}
-                            continue
-                        left[seed].discard(arm)
-                        if not left[seed]:
-                            seed_done(seed, bar.write)
-            except BaseException:  # Ctrl-C too: what is under way stops now and keeps its folder
-                pool.shutdown(wait=False, cancel_futures=True)
-                for process in multiprocessing.active_children():
-                    process.terminate()
-                raise
+                    work(name, arm, place, tick)
+                seed_done(place.seed, bar.write)
 
 
-class _Progress:
-    """Adds up ticks and moves the bar by whole seconds."""
-
-    def __init__(self, bar: Any, total: float):
-        self.bar, self.total, self.sum = bar, total, 0.0
-
-    def add(self, seconds: float) -> None:
-        self.sum = min(self.sum + seconds, self.total)
-        self.bar.update(int(self.sum) - self.bar.n)
-
-    def drain(self, ticks: Any) -> None:
-        while True:
-            try:
-                self.add(ticks.get_nowait())
-            except queue.Empty:
-                return
-
-
-def _work(name: str, seed: int, arm: str | None, device: str, out: Path, fresh: bool, resume: bool,
-          tick: Callable[[float], None]) -> None:
+def work(name: str, arm: str | None, place: Place, tick: Tick) -> None:
     """One job: a seed's reference and reward models (arm None), or one of its arms."""
     recipe = load_case(name).RECIPE
-    place = Place(out, seed, device, fresh, resume, tick)
-    prepare(recipe, place) if arm is None else run_arm(recipe, arm, place)
+    if arm is None:
+        prepare(recipe, place, tick)
+    else:
+        run_arm(recipe, arm, place, tick)
 
 
-_ticks: Any = None  # in a worker: the queue that its progress goes to
+def in_processes(name: str, places: list[Place], tick: Tick,
+                 seed_done: Callable[[int], None]) -> None:
+    """The jobs in as many processes as there are cores; an error or Ctrl-C ends them all."""
+    arms = list(load_case(name).RECIPE.arms)
+    context = multiprocessing.get_context("spawn")  # the same on every system
+    ticks = context.Queue()
+    workers = min(os.cpu_count() or 1, len(places) * len(arms))
+    todo: list[tuple[int, str]] = [(i, "") for i in range(len(places))]  # a heap: first seeds first
+    left = [len(arms)] * len(places)
+    running: dict[Future[None], tuple[int, str]] = {}
+    with ProcessPoolExecutor(workers, context, _start_worker, (ticks,)) as pool:
+        try:
+            while todo or running:
+                while todo and len(running) < workers:
+                    i, arm = heapq.heappop(todo)
+                    running[pool.submit(_work_here, name, arm or None, places[i])] = (i, arm)
+                ready, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+                while not ticks.empty():
+                    tick(ticks.get())
+                for future in ready:
+                    i, arm = running.pop(future)
+                    future.result()  # an error of the job becomes ours
+                    if not arm:
+                        for each in arms:
+                            heapq.heappush(todo, (i, each))
+                        continue
+                    left[i] -= 1
+                    if left[i] == 0:
+                        seed_done(places[i].seed)
+        except BaseException:  # what is under way stops now; its folders can be resumed
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+_ticks: Any = None  # in a worker: the queue to which its progress goes
 
 
 def _start_worker(ticks: Any) -> None:
-    """One thread each; Ctrl-C is the parent's business; a worker whose parent died ends too."""
+    """One thread; Ctrl-C is the parent's business; a worker whose parent has died ends too."""
     global _ticks
     _ticks = ticks
     torch.set_num_threads(1)
@@ -206,18 +227,20 @@ def _start_worker(ticks: Any) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _work_in_process(*job: Any) -> None:
-    _work(*job, tick=_ticks.put)
+def _work_here(name: str, arm: str | None, place: Place) -> None:
+    work(name, arm, place, _ticks.put)
 
 
 # ── Saying it ───────────────────────────────────────────────────────────────────────────────────
 def seed_line(case: Any, seed: Seed) -> str:
     """What one seed shows, in a line."""
     run = seed.runs[case.STORY]
-    return (f"seed {seed.seed}: reward model prefers the new policy with {run.final['rm/win_probability']:.2f}, "
-            f"GOLD {run.reference['gold/total']:.2f} → {run.final['gold/total']:.2f}, "
-            f"LEN {run.reference['style/length']:.1f} → {run.final['style/length']:.1f}, "
-            f"KLREF 0 → {run.final['kl/exact']:.1f}")
+    return (
+        f"seed {seed.seed}: RM win-probability {run.final['rm/win_probability']:.2f}, "
+        f"GOLD {run.reference['gold/total']:.2f} → {run.final['gold/total']:.2f}, "
+        f"LEN {run.reference['style/length']:.1f} → {run.final['style/length']:.1f}, "
+        f"KLREF 0 → {run.final['kl/exact']:.1f}"
+    )
 
 
 def verdict_table(findings: list[Finding]) -> str:
@@ -225,23 +248,37 @@ def verdict_table(findings: list[Finding]) -> str:
     lines = [f"{'value':>8} {'95 % interval':>19} {'worst':>8}   observation"]
     for f in findings:
         verdict = "HOLDS" if f.holds else "NOT REPRODUCED"
-        lines.append(f"{f.value:8.3f} [{f.low:8.3f}, {f.high:8.3f}] {f.worst:8.3f}   {verdict:14} {f.claim}")
+        lines.append(
+            f"{f.value:8.3f} [{f.low:8.3f}, {f.high:8.3f}] {f.worst:8.3f}   {verdict:14} {f.claim}"
+        )
     return "\n".join(lines)
 
 
 def remedy_lines(remedies: list[Remedy], control: Finding) -> str:
     """What each change keeps and removes, a line each, then the honest control."""
-    lines = [f"{r.arm}: keeps {100 * r.reward_kept[0]:.0f} % of the reward gain, removes "
-             + ", ".join(f"{100 * share[0]:.0f} % of {name}" for name, share in r.removed.items())
-             + f"; KLREF {r.kl:.1f}, {r.labels:,.0f} labels, {r.replies:,.0f} replies for them"
-             for r in remedies]
-    return "\n".join([*lines, f"control, {control.claim}: {control.value:+.2f} "
-                      f"[{control.low:+.2f}, {control.high:+.2f}]"])
+    lines = [
+        f"{r.arm}: keeps {100 * r.reward_kept[0]:.0f} % of the reward gain, removes "
+        + ", ".join(f"{100 * share[0]:.0f} % of {name}" for name, share in r.removed.items())
+        + f"; KLREF {r.kl:.1f}, {r.labels:,.0f} labels, {r.replies:,.0f} replies for them"
+        for r in remedies
+    ]
+    return "\n".join(
+        [
+            *lines,
+            f"control, {control.claim}: {control.value:+.2f} "
+            f"[{control.low:+.2f}, {control.high:+.2f}]",
+        ]
+    )
 
 
 def as_json(f: Finding) -> dict[str, Any]:
     """A finding as the command's JSON has it; numbers that do not exist are null."""
     numbers = {"value": f.value, "low": f.low, "high": f.high, "median": f.median, "worst": f.worst}
-    return {"id": f.id, "claim": f.claim,
-            **{k: v if math.isfinite(v) else None for k, v in numbers.items()},
-            "threshold": f.threshold, "holds": f.holds, "per_seed": f.values}
+    return {
+        "id": f.id,
+        "claim": f.claim,
+        **{k: v if math.isfinite(v) else None for k, v in numbers.items()},
+        "threshold": f.threshold,
+        "holds": f.holds,
+        "per_seed": f.values,
+    }

@@ -1,4 +1,4 @@
-"""The report of a case: one page that can be read without the network, the textbook or this package."""
+"""The report of a case: one page that needs no network, no textbook and not this package."""
 
 import html
 import json
@@ -34,31 +34,52 @@ pre { background: #f6f6f4; padding: .8rem; overflow-x: auto; font-size: 12.5px; 
 """
 
 
-def write_report(path: Path, case: Any, seeds: list[Seed], findings: list[Finding],
-                 remedies: list[Remedy], control: Finding, result: dict[str, Any],
-                 environment: dict[str, Any]) -> None:
+def write_report(
+    path: Path,
+    case: Any,
+    seeds: list[Seed],
+    findings: list[Finding],
+    remedies: list[Remedy],
+    control: Finding,
+    result: dict[str, Any],
+    environment: dict[str, Any],
+) -> None:
     """Write the page to `path`, whole or not at all."""
-    verdict = ("<span class=yes>REPRODUCED</span>" if result["reproduced"]
-               else "<span class=no>NOT REPRODUCED</span>")
+    verdict = (
+        "<span class=yes>REPRODUCED</span>"
+        if result["reproduced"]
+        else "<span class=no>NOT REPRODUCED</span>"
+    )
     story = "".join(f"<p>{text(part)}</p>" for part in paragraphs(case.__doc__)[1:])
     sections = [
         f"<h1>{text(case.TITLE)}</h1><p class=question>{text(case.QUESTION)}</p>",
         f"<p>{verdict} on seeds {', '.join(str(s.seed) for s in seeds)}.</p>{story}",
-        "<h2>What happens</h2>", figure(story_figure(case, seeds), STORY_CAPTION),
-        "<h2>The same prompts, before and after</h2>", replies_table(seeds[0], case.STORY),
-        "<h2>What was claimed, and what came out</h2>", observation_table(findings),
+        "<h2>What happens</h2>",
+        figure(story_figure(case, seeds), STORY_CAPTION),
+        "<h2>The same prompts, before and after</h2>",
+        replies_table(seeds[0], case.STORY),
+        "<h2>What was claimed, and what came out</h2>",
+        observation_table(findings),
         "<h2>Where the penalty is decides whether it holds</h2>",
         figure(arms_figure(case, seeds), ARMS_CAPTION),
-        "<h2>What each change keeps, removes and costs</h2>", remedy_table(remedies, control),
+        "<h2>What each change keeps, removes and costs</h2>",
+        remedy_table(remedies, control),
         "<h2>The other way to a wrong reward model</h2>",
-        f"<p>{text(case.THIN_STORY)}</p>", replies_table(seeds[0], "thin-coverage", rows=8),
+        f"<p>{text(case.THIN_STORY)}</p>",
+        replies_table(seeds[0], "thin-coverage", rows=8),
         "<h2>Configuration and environment</h2>",
         f"<pre>{text(json.dumps(asdict(case.RECIPE), indent=1))}</pre>",
         f"<pre>{text(json.dumps(environment | {'wall_s': result['wall_s']}, indent=1))}</pre>",
     ]
-    record.write_text(path, "<!doctype html><html lang=en><meta charset=utf-8>"
-                      f"<meta name=viewport content='width=device-width'><title>{text(case.TITLE)}</title>"
-                      f"<style>{STYLE}</style><body>{''.join(sections)}</body></html>\n")
+    record.write_text(
+        path,
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        f"<meta name=viewport content='width=device-width'><title>{text(case.TITLE)}</title>"
+        f"<style>{STYLE}</style><body>{''.join(sections)}</body></html>\n",
+    )
+
+
+YES, NO = "<span class=yes>HOLDS</span>", "<span class=no>NOT REPRODUCED</span>"
 
 
 def text(words: str) -> str:
@@ -74,11 +95,13 @@ def paragraphs(docstring: str) -> list[str]:
 # ── Pictures ────────────────────────────────────────────────────────────────────────────────────
 STORY_CAPTION = (
     "The story's run on held-out prompts. Thin lines are seeds, thick lines their mean, the band "
-    "reaches from the lowest seed to the highest. Top left: how often a fresh comparison would prefer "
-    "the new policy to the reference, according to the reward model and according to people.")
+    "reaches from the lowest seed to the highest. Top left: how often a fresh comparison would "
+    "prefer the new policy to the reference, according to the reward model and according to people."
+)
 ARMS_CAPTION = (
-    "One reward model, one β, four placements of the penalty, and none. Left: KL(policy ‖ reference), "
-    "exact along the sampled replies. Right: what people think of it.")
+    "One reward model, one β, four placements of the penalty, and none. Left: KL(policy ‖ "
+    "reference), exact along the sampled replies. Right: what people think of it."
+)
 
 
 def figure(drawn: Figure, caption: str) -> str:
@@ -86,7 +109,7 @@ def figure(drawn: Figure, caption: str) -> str:
     out = StringIO()
     drawn.savefig(out, format="svg", metadata={"Date": None})
     svg = out.getvalue()
-    return f"<figure>{svg[svg.index('<svg'):]}<figcaption>{text(caption)}</figcaption></figure>"
+    return f"<figure>{svg[svg.index('<svg') :]}<figcaption>{text(caption)}</figcaption></figure>"
 
 
 def per_seed(seeds: list[Seed], arm: str, name: str) -> tuple[list[float], list[list[float]]]:
@@ -104,9 +127,13 @@ def story_figure(case: Any, seeds: list[Seed]) -> Figure:
     axes[0, 0].axhline(0.5, color="#888888", linewidth=0.8)
     axes[0, 0].legend(fontsize=8, frameon=False)
     panel(axes[0, 0], "RM and people: share preferring the policy")
-    rest = {"gold/total": "GOLD: the human score", "kl/exact": "KLREF: nats a response",
-            "style/length": "LEN: tokens a reply", "style/first_answer": "DIRECT: words before the answer",
-            "style/sales": "SALES: share of sales words"}
+    rest = {
+        "gold/total": "GOLD: the human score",
+        "kl/exact": "KLREF: nats a response",
+        "style/length": "LEN: tokens a reply",
+        "style/first_answer": "DIRECT: words before the answer",
+        "style/sales": "SALES: share of sales words",
+    }
     for ax, (name, title), colour in zip(axes.flat[1:], rest.items(), COLOURS[1:], strict=False):
         curve(ax, *per_seed(seeds, case.STORY, name), "", colour)
         panel(ax, title)
@@ -128,9 +155,12 @@ def arms_figure(case: Any, seeds: list[Seed]) -> Figure:
 # ── Tables ──────────────────────────────────────────────────────────────────────────────────────
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int] = ()) -> str:
     """An HTML table; columns in `numeric` are right-aligned. Cells are HTML already."""
+
     def cells(tag: str, row: Sequence[str]) -> str:
-        return "".join(f"<{tag}{' class=n' if i in numeric else ''}>{cell}</{tag}>"
-                       for i, cell in enumerate(row))
+        return "".join(
+            f"<{tag}{' class=n' if i in numeric else ''}>{cell}</{tag}>"
+            for i, cell in enumerate(row)
+        )
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     return f"<table><thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table>"
@@ -138,37 +168,72 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[
 
 def observation_table(findings: list[Finding]) -> str:
     """Every observation with value, interval, median, worst seed and verdict."""
-    rows = [[text(f.claim), f"{f.value:.3f}", f"{f.low:.3f} … {f.high:.3f}", f"{f.median:.3f}", f"{f.worst:.3f}",
-             f"<span class={'yes' if f.holds else 'no'}>{'HOLDS' if f.holds else 'NOT REPRODUCED'}</span>"]
-            for f in findings]
-    note = ("<p class=small>Value is the mean over seeds with Student's 95 % interval; the whole interval has to "
-            "be on the right side of the threshold. Differences are taken seed by seed.</p>")
-    return table(["claim", "value", "95 % interval", "median", "worst seed", ""], rows, (1, 2, 3, 4)) + note
+    rows = [
+        [
+            text(f.claim),
+            f"{f.value:.3f}",
+            f"{f.low:.3f} … {f.high:.3f}",
+            f"{f.median:.3f}",
+            f"{f.worst:.3f}",
+            YES if f.holds else NO,
+        ]
+        for f in findings
+    ]
+    note = (
+        "<p class=small>Value is the mean over seeds with Student's 95 % interval; the whole "
+        "interval has to be on the right side of the threshold. Differences are taken seed by "
+        "seed.</p>"
+    )
+    return (
+        table(["claim", "value", "95 % interval", "median", "worst seed", ""], rows, (1, 2, 3, 4))
+        + note
+    )
 
 
 def remedy_table(remedies: list[Remedy], control: Finding) -> str:
     """What each change keeps of the reward gain, removes of each regression, and costs."""
+
     def share(x: tuple[float, float, float]) -> str:
         return f"{100 * x[0]:.0f} % <span class=small>({100 * x[1]:.0f} … {100 * x[2]:.0f})</span>"
 
     names = list(remedies[0].removed)
-    rows = [[text(r.what), share(r.reward_kept), *(share(r.removed[n]) for n in names), f"{r.kl:.2f}",
-             f"{r.labels:,.0f}", f"{r.replies:,.0f}"] for r in remedies]
-    head = ["change", "reward gain kept", *(f"{n} regression removed" for n in names), "KLREF", "labels",
-            "replies sampled"]
-    note = ("<p class=small>Shares of the story's own gain and regressions, with a 95 % bootstrap over seeds. The "
-            "reward is always read by the story's reward model. More than 100 % of a regression removed: "
-            "better than the reference.</p>"
-            f"<p><b>The honest control.</b> {text(control.claim)}: {control.value:+.2f} "
-            f"({control.low:+.2f} … {control.high:+.2f}). If this interval reaches 0, the change bought nothing "
-            "that stopping the unfixed run early would not have bought.</p>")
+    rows = [
+        [
+            text(r.what),
+            share(r.reward_kept),
+            *(share(r.removed[n]) for n in names),
+            f"{r.kl:.2f}",
+            f"{r.labels:,.0f}",
+            f"{r.replies:,.0f}",
+        ]
+        for r in remedies
+    ]
+    head = [
+        "change",
+        "reward gain kept",
+        *(f"{n} regression removed" for n in names),
+        "KLREF",
+        "labels",
+        "replies sampled",
+    ]
+    note = (
+        "<p class=small>Shares of the story's own gain and regressions, with a 95 % bootstrap over "
+        "seeds. The reward is always read by the story's reward model. More than 100 % of a "
+        "regression removed: better than the reference.</p>"
+        f"<p><b>The honest control.</b> {text(control.claim)}: {control.value:+.2f} "
+        f"({control.low:+.2f} … {control.high:+.2f}). If this interval reaches 0, the change "
+        "bought nothing that stopping the unfixed run early would not have bought.</p>"
+    )
     return table(head, rows, range(1, len(head))) + note
 
 
 def marked(reply: str) -> str:
     """A reply with sales words, over-confident words and filler marked."""
-    kinds = {"sales": helpdesk.SALES_WORDS, "confident": helpdesk.CONFIDENT_WORDS,
-             "filler": helpdesk.FILLER_WORDS}
+    kinds = {
+        "sales": helpdesk.SALES_WORDS,
+        "confident": helpdesk.CONFIDENT_WORDS,
+        "filler": helpdesk.FILLER_WORDS,
+    }
     words = []
     for word in reply.split():
         kind = next((kind for kind, members in kinds.items() if word in members), None)
@@ -179,11 +244,26 @@ def marked(reply: str) -> str:
 def replies_table(seed: Seed, arm: str, rows: int = 14) -> str:
     """Answers of the reference and of an arm's last policy to the same held-out prompts."""
     samples = [s for s in seed.runs[arm].samples if s.get("final")][:rows]
-    cells = [[text(s["prompt"]), marked(s["reference_reply"]), f"{s['reference_reward']:+.1f}",
-              f"{s['reference_gold']:+.1f}", marked(s["reply"]), f"{s['reward']:+.1f}", f"{s['gold']:+.1f}"]
-             for s in samples]
-    key = ("<p class=key>Marked: <span class=sales>sales words</span><span class=confident>over-confident words"
-           "</span><span class=filler>filler</span> "
-           f"<span class=small>seed {seed.seed}, first {len(samples)} prompts of the examination</span></p>")
-    return key + table(["prompt", "reference", "reward", "gold", "after training", "reward", "gold"], cells,
-                       (2, 3, 5, 6))
+    cells = [
+        [
+            text(s["prompt"]),
+            marked(s["reference_reply"]),
+            f"{s['reference_reward']:+.1f}",
+            f"{s['reference_gold']:+.1f}",
+            marked(s["reply"]),
+            f"{s['reward']:+.1f}",
+            f"{s['gold']:+.1f}",
+        ]
+        for s in samples
+    ]
+    key = (
+        "<p class=key>Marked: <span class=sales>sales words</span>"
+        "<span class=confident>over-confident words</span><span class=filler>filler</span> "
+        f"<span class=small>seed {seed.seed}, the first {len(samples)} prompts of the examination"
+        "</span></p>"
+    )
+    return key + table(
+        ["prompt", "reference", "reward", "gold", "after training", "reward", "gold"],
+        cells,
+        (2, 3, 5, 6),
+    )

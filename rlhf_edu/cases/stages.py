@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,17 @@ from torch import Tensor
 import rlhf_edu
 from rlhf_edu import InputError
 from rlhf_edu.lab import record
-from rlhf_edu.lab.evaluate import ExamConfig, filler_effect, make_exam, refusals
+from rlhf_edu.lab.evaluate import Exam, ExamConfig, filler_effect, make_exam, refusals
 from rlhf_edu.lab.model import ModelConfig, Transformer, language_model, scalar_model
 from rlhf_edu.lab.raters import LabelBudget, RaterConfig, collect_preferences
 from rlhf_edu.lab.reward_model import RewardModel, RewardModelConfig, train_reward_model
 from rlhf_edu.lab.rlhf import (
-    RLHFConfig, TrainingState, restore_state, start, state_tensors, train_rlhf,
+    RLHFConfig,
+    start,
+    train_rlhf,
 )
 from rlhf_edu.lab.sft import SFTConfig, train_sft
+from rlhf_edu.lab.state import TrainingState, restore_state, state_tensors
 
 CHECKPOINT_EVERY = 4  # updates; what an interrupted run has to do again at most
 
@@ -70,11 +73,13 @@ class Place:
     device: str
     fresh: bool  # ignore the cache
     resume: bool  # continue interrupted runs
-    tick: Callable[[float], None]  # told how many seconds of expected work were just done
 
     def folder(self, name: str) -> Path:
         """The run folder of a stage."""
         return self.out / f"seed-{self.seed}" / name
+
+
+Tick = Callable[[float], None]  # told how many seconds of expected work were just done
 
 
 # ── A stage: reuse, continue or make ────────────────────────────────────────────────────────────
@@ -91,33 +96,30 @@ def cache_folder() -> Path:
     return Path(os.environ.get("RLHF_EDU_CACHE") or platformdirs.user_cache_dir("rlhf-edu"))
 
 
-def stage(place: Place, name: str, config: dict[str, Any], parents: list[str], cost: float,
+def stage(place: Place, name: str, config: dict[str, Any], parents: list[str],
           make: Callable[[Path], None]) -> str:
     """Have the run folder of a stage finished, by whatever is least work; returns its key.
 
-    `make` fills a begun folder; `cost` is how many seconds it is expected to take.
+    `make` fills a folder that was begun; `parents` are the keys of the stages that it reads.
     """
-    folder = place.folder(name)
-    device = torch.device(place.device)
-    wanted = json.loads(json.dumps({
-        "stage": name, "config": config, "parents": parents, "code": code_digest(),
-        "torch": torch.__version__, "device": device.type, "threads": torch.get_num_threads()}))
-    key = hashlib.sha256(json.dumps({k: v for k, v in wanted.items() if k != "stage"},
-                                    sort_keys=True).encode()).hexdigest()[:20]
+    folder, device = place.folder(name), torch.device(place.device)
+    identity = {"config": config, "parents": parents, "code": code_digest(),
+                "torch": torch.__version__, "device": device.type,
+                "threads": torch.get_num_threads()}
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
+    wanted = {"stage": name, "key": key, **identity}
     kept = cache_folder() / f"{record.FORMAT}-{key}"
 
     if record.is_finished(folder):
         record.check_same(folder, wanted)
         record.verify(folder)
-        place.tick(cost)
         return key
     if record.is_begun(folder) and not place.resume:
         raise InputError(f"{folder} holds a run that was interrupted: --resume continues it, "
                          "--fresh starts it again")
-    if not place.fresh and record.is_finished(kept) and not record.is_begun(folder):
+    if not place.fresh and not record.is_begun(folder) and record.is_finished(kept):
         record.verify(kept)
         record.copy_finished(kept, folder)
-        place.tick(cost)
         return key
     record.begin(folder, wanted, record.environment(device))
     make(folder)
@@ -128,117 +130,116 @@ def stage(place: Place, name: str, config: dict[str, Any], parents: list[str], c
     return key
 
 
+def stage_key(place: Place, name: str) -> str:
+    """The key of a finished stage."""
+    return str(record.read_json(place.folder(name) / "config.json")["key"])
+
+
 # ── The three stages ────────────────────────────────────────────────────────────────────────────
-def prepare(recipe: Recipe, place: Place) -> None:
-    """The reference policy of a seed, and a reward model for each kind of raters."""
-    device = torch.device(place.device)
+def prepare(recipe: Recipe, place: Place, tick: Tick) -> None:
+    """The reference policy of a seed, then a reward model for each kind of raters."""
     sft = replace(recipe.sft, seed=place.seed)
+    training = replace(recipe.reward_model, seed=place.seed)
+    exam = replace(recipe.exam, seed=place.seed)
 
     def make_reference(folder: Path) -> None:
-        lines = _fresh_lines(folder)
-        steps = sft.epochs * -(-sft.n_demonstrations // sft.batch_size)
-        done = [0]
-
         def log(step: int, metrics: dict[str, float]) -> None:
-            record.append_line(lines, {"update": step, **metrics})
-            place.tick(SFT_COST * (step - done[0]) / steps)
-            done[0] = step
+            record.append_line(folder / "metrics.jsonl", {"update": step, **metrics})
+            tick(SFT_COST / (10 * sft.epochs))
 
-        policy = train_sft(sft, recipe.model, device, log=log)
+        record.forget_after(folder, -1)
+        policy = train_sft(sft, recipe.model, torch.device(place.device), log=log)
         record.write_tensors(folder / "model.safetensors", policy.state_dict())
 
-    reference_key = stage(place, "reference", {"sft": asdict(sft), "model": asdict(recipe.model)},
-                          [], SFT_COST, make_reference)
+    key = stage(place, "reference", {"sft": asdict(sft), "model": asdict(recipe.model)}, [],
+                make_reference)
     reference = load_reference(recipe, place)
 
     for name, raters in recipe.raters.items():
-        raters, training = (replace(c, seed=place.seed) for c in (raters, recipe.reward_model))
-
-        def make_reward_model(folder: Path, raters: RaterConfig = raters,
-                              training: RewardModelConfig = training) -> None:
-            lines = _fresh_lines(folder)
-            steps = training.epochs * -(-raters.n_pairs // training.batch_size)
-            cost, done = reward_model_cost(raters), [0]
-            budget = LabelBudget(recipe.label_budget)
-            preferences = collect_preferences(raters, reference, budget)
-            place.tick(cost / 2)
-
-            def log(step: int, metrics: dict[str, float]) -> None:
-                record.append_line(lines, {"update": step, **metrics})
-                place.tick(cost / 2 * (step - done[0]) / steps)
-                done[0] = step
-
-            model = train_reward_model(training, preferences, reference, log=log)
-            exam = replace(recipe.exam, seed=place.seed)
-            found, _ = make_exam(exam, exam.final_prompts, reference, model, sft.response_length)(reference)
-            record.append_line(lines, {
-                "update": steps, "labels": budget.spent, "replies": raters.n_pairs * raters.candidates,
-                "filler_effect": filler_effect(model), "final": True,
-                **{f"reference/{k}": v for k, v in found.items()},
-                **{f"reference/{k}": v for k, v in refusals(exam, reference, sft.response_length).items()}})
-            record.write_tensors(folder / "model.safetensors", model.model.state_dict(),
-                                 {"mean": model.mean, "sd": model.sd})
-
+        settings = replace(raters, seed=place.seed)
         stage(place, f"reward-{name}",
-              {"raters": asdict(raters), "reward_model": asdict(training), "exam": asdict(recipe.exam)},
-              [reference_key],
-              reward_model_cost(raters), make_reward_model)
+              {"raters": asdict(settings), "reward_model": asdict(training), "exam": asdict(exam)},
+              [key], partial(make_reward_model, recipe.label_budget, settings, training, exam,
+                             reference, tick))
 
 
-def run_arm(recipe: Recipe, name: str, place: Place) -> None:
+def make_reward_model(label_budget: int, raters: RaterConfig, training: RewardModelConfig,
+                      exam: ExamConfig, reference: Transformer, tick: Tick, folder: Path) -> None:
+    """Buy labels, train on them, and examine the reference with the reward model that comes out."""
+    cost = reward_model_cost(raters)
+    budget = LabelBudget(label_budget)
+    record.forget_after(folder, -1)
+    preferences = collect_preferences(raters, reference, budget)
+    tick(cost / 2)
+
+    def log(step: int, metrics: dict[str, float]) -> None:
+        record.append_line(folder / "metrics.jsonl", {"update": step, **metrics})
+        tick(cost / 2 / (10 * training.epochs))
+
+    model = train_reward_model(training, preferences, reference, log=log)
+    sit = make_exam(exam, exam.final_prompts, reference, model, raters.response_length)
+    found = sit(reference)[0] | refusals(exam, reference, raters.response_length)
+    record.append_line(folder / "metrics.jsonl", {
+        "final": True, "labels": budget.spent, "replies": raters.n_pairs * raters.candidates,
+        "filler_effect": filler_effect(model), **{f"reference/{k}": v for k, v in found.items()}})
+    record.write_tensors(folder / "model.safetensors", model.model.state_dict(),
+                         {"mean": model.mean, "sd": model.sd})
+
+
+def run_arm(recipe: Recipe, name: str, place: Place, tick: Tick) -> None:
     """PPO with the settings of one arm, examined on held-out prompts as it goes."""
     arm = recipe.arms[name]
     config, exam = replace(arm.rlhf, seed=place.seed), replace(recipe.exam, seed=place.seed)
     reference = load_reference(recipe, place)
     reward_model = load_reward_model(recipe, place, arm.raters)
-    judge = load_reward_model(recipe, place, recipe.judge)
+
+    def new_exam(prompts: int, scorer: RewardModel) -> Exam:
+        return make_exam(exam, prompts, reference, scorer, config.response_length,
+                         config.temperature)
 
     def make(folder: Path) -> None:
+        metrics_file, samples_file = folder / "metrics.jsonl", folder / "samples.jsonl"
+
         # 1. Where were we? Nowhere, or at the state that an interrupted run left.
         state = start(config, reference, reward_model)
         if (folder / "state.safetensors").exists():
             restore_state(state, *record.read_tensors(folder / "state.safetensors"))
         record.forget_after(folder, state.update if state.update else -1)
-        take_exam = make_exam(exam, exam.prompts, reference, reward_model, config.response_length,
-                              config.temperature)
+        tick(UPDATE_COST * state.update)
 
-        # 2. Train; write down every update, examine every few.
+        # 2. Train; write down every update, examine every few, and once before the first.
+        take_exam = new_exam(exam.prompts, reward_model)
+
         def after_update(state: TrainingState, metrics: dict[str, float]) -> None:
-            if state.update % exam.every == 0 or state.update == 0:
-                found, texts = take_exam(state.policy)
-                metrics |= {f"exam/{k}": v for k, v in found.items()}
-                for text in texts[:4]:
-                    record.append_line(folder / "samples.jsonl", {"update": state.update, **text})
-            record.append_line(folder / "metrics.jsonl", {"update": state.update, **metrics})
+            found, texts = take_exam(state.policy) if state.update % exam.every == 0 else ({}, [])
+            for text in texts[:4]:
+                record.append_line(samples_file, {"update": state.update, **text})
+            record.append_line(metrics_file, {"update": state.update, **metrics,
+                                              **{f"exam/{k}": v for k, v in found.items()}})
             if state.update and state.update % CHECKPOINT_EVERY == 0:
                 record.write_tensors(folder / "state.safetensors", *state_tensors(state))
-            place.tick(UPDATE_COST if state.update else 0)
+            tick(UPDATE_COST if state.update else 0)
 
         if state.update == 0:
             after_update(state, {})
-        place.tick(UPDATE_COST * state.update)
         train_rlhf(config, state, reference, reward_model, after_update)
 
         # 3. The last examination is longer, and the case's judge reads the replies as well.
-        def last_exam(scorer: RewardModel) -> tuple[dict[str, float], list[dict[str, Any]]]:
-            return make_exam(exam, exam.final_prompts, reference, scorer, config.response_length,
-                             config.temperature)(state.policy)
-
-        found, texts = last_exam(reward_model)
-        judged = found if arm.raters == recipe.judge else last_exam(judge)[0]
-        last = {f"final/{k}": v for k, v in found.items()}
-        last |= {f"judge/{k}": v for k, v in judged.items() if k.startswith("rm/")}
+        found, texts = new_exam(exam.final_prompts, reward_model)(state.policy)
+        judged = found
+        if arm.raters != recipe.judge:
+            judge = load_reward_model(recipe, place, recipe.judge)
+            judged, _ = new_exam(exam.final_prompts, judge)(state.policy)
+        found |= refusals(exam, state.policy, config.response_length, config.temperature)
         for text in texts:
-            record.append_line(folder / "samples.jsonl", {"update": state.update, "final": True, **text})
-        last |= {f"final/{k}": v for k, v in
-                 refusals(exam, state.policy, config.response_length, config.temperature).items()}
-        record.append_line(folder / "metrics.jsonl", {"update": state.update, "final": True, **last})
+            record.append_line(samples_file, {"update": state.update, "final": True, **text})
+        record.append_line(metrics_file, {
+            "update": state.update, "final": True, **{f"final/{k}": v for k, v in found.items()},
+            **{f"judge/{k}": v for k, v in judged.items() if k.startswith("rm/")}})
         record.write_tensors(folder / "model.safetensors", state.policy.state_dict())
 
-    keys = [record.read_json(place.folder(f"reward-{r}") / "done.json")["files"]["model.safetensors"][1][:20]
-            for r in dict.fromkeys((arm.raters, recipe.judge))]
-    stage(place, name, {"rlhf": asdict(config), "exam": asdict(exam), "raters": arm.raters},
-          keys, arm_cost(arm), make)
+    parents = [stage_key(place, f"reward-{r}") for r in (arm.raters, recipe.judge)]
+    stage(place, name, {"rlhf": asdict(config), "exam": asdict(exam)}, parents, make)
 
 
 # ── Loading what a stage left ───────────────────────────────────────────────────────────────────
@@ -251,7 +252,9 @@ def load_reference(recipe: Recipe, place: Place) -> Transformer:
 def load_reward_model(recipe: Recipe, place: Place, raters: str) -> RewardModel:
     """The reward model that learned from these raters, with its gauge, frozen."""
     weights, notes = record.read_tensors(place.folder(f"reward-{raters}") / "model.safetensors")
-    return RewardModel(_filled(scalar_model(recipe.model), weights, place), notes["mean"], notes["sd"])
+    return RewardModel(
+        _filled(scalar_model(recipe.model), weights, place), notes["mean"], notes["sd"]
+    )
 
 
 def _filled(model: Transformer, weights: dict[str, Tensor], place: Place) -> Transformer:
@@ -259,14 +262,8 @@ def _filled(model: Transformer, weights: dict[str, Tensor], place: Place) -> Tra
     return model.to(place.device).eval().requires_grad_(False)
 
 
-def _fresh_lines(folder: Path) -> Path:
-    """metrics.jsonl of a stage that starts again from nothing when it was interrupted."""
-    (folder / "metrics.jsonl").unlink(missing_ok=True)
-    return folder / "metrics.jsonl"
-
-
 # ── How long things take, in seconds of one core: for the progress bar alone ────────────────────
-SFT_COST, UPDATE_COST = 7.0, 0.6
+SFT_COST, UPDATE_COST = 8.0, 0.6
 
 
 def reward_model_cost(raters: RaterConfig) -> float:
@@ -281,5 +278,8 @@ def arm_cost(arm: Arm) -> float:
 
 def total_cost(recipe: Recipe) -> float:
     """Expected seconds for all stages of one seed."""
-    return (SFT_COST + sum(map(reward_model_cost, recipe.raters.values()))
-            + sum(map(arm_cost, recipe.arms.values())))
+    return (
+        SFT_COST
+        + sum(map(reward_model_cost, recipe.raters.values()))
+        + sum(map(arm_cost, recipe.arms.values()))
+    )

@@ -20,15 +20,22 @@ def lengths_of(prompts: Tensor, responses: Tensor) -> Tensor:
     return torch.stack([(prompts != PAD).sum(1), (responses != PAD).sum(1)], 1).cpu()
 
 
-def trim(prompts: Tensor, responses: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def trim(
+    prompts: Tensor, responses: Tensor, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Prompts (B, L) and replies (B, T) without the columns that are padding in all rows."""
     longest = (lengths_of(prompts, responses) if lengths is None else lengths).amax(0).tolist()
     return prompts[:, prompts.shape[1] - longest[0] :], responses[:, : longest[1]]
 
 
-def by_length(fn: Callable[[Tensor, Tensor], tuple[Tensor, ...]], prompts: Tensor,
-              responses: Tensor, lengths: Tensor, parts: int) -> list[Tensor]:
-    """fn(prompts, responses), computed in `parts` groups of like length, each trimmed to its longest.
+def by_length(
+    fn: Callable[[Tensor, Tensor], tuple[Tensor, ...]],
+    prompts: Tensor,
+    responses: Tensor,
+    lengths: Tensor,
+    parts: int,
+) -> list[Tensor]:
+    """fn(prompts, responses), in `parts` groups of like length, each trimmed to its longest.
 
     `fn` maps (b, l), (b, t) to tensors (b, t) or (b,); they come back in the order of the rows, 0
     where a group was trimmed. Values and gradients on real tokens are those of one call for all.
@@ -41,11 +48,12 @@ def by_length(fn: Callable[[Tensor, Tensor], tuple[Tensor, ...]], prompts: Tenso
         missing = responses.shape[1] - y.shape[1]
         results.append(tuple(r if r.dim() == 1 else pad(r, (0, missing)) for r in fn(x, y)))
     back = order.argsort()
-    return [torch.cat(part)[back] for part in zip(*results)]
+    return [torch.cat(part)[back] for part in zip(*results, strict=True)]
 
 
-def grouped_batches(lengths: Tensor, batch_size: int,
-                    generator: torch.Generator | None = None) -> Iterator[Tensor]:
+def grouped_batches(
+    lengths: Tensor, batch_size: int, generator: torch.Generator | None = None
+) -> Iterator[Tensor]:
     """Row numbers in batches of like length: every row once.
 
     With a `generator` (on the CPU) rows of equal length and the order of the batches are shuffled;
@@ -55,7 +63,10 @@ def grouped_batches(lengths: Tensor, batch_size: int,
     if generator is not None:  # jitter by a token or so: batches differ from epoch to epoch
         lengths = lengths + 2 * torch.rand(len(lengths), generator=generator)
     batches = list(lengths.argsort(stable=True).split(batch_size))
-    order = range(len(batches)) if generator is None else torch.randperm(
-        len(batches), generator=generator).tolist()
+    order = (
+        range(len(batches))
+        if generator is None
+        else torch.randperm(len(batches), generator=generator).tolist()
+    )
     for i in order:
         yield batches[i]

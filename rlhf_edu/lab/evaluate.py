@@ -1,8 +1,8 @@
-"""An examination: the same held-out prompts for every policy, and all that is measured on its replies.
+"""An examination: the same held-out prompts for every policy, and all that its replies show.
 
-Each held-out prompt is answered twice, with the same random numbers for every policy, so differences
-between two policies, or between two updates, are not differences of luck. Before any update
-the policy gives the reference's own replies, word for word.
+Each held-out prompt is answered twice, with the same random numbers for every policy, so
+differences between two policies, or between two updates, are not differences of luck. Before any
+update the policy gives the reference's own replies, word for word.
 
 Metrics carry the kit's names: `rm/…` the reward model, `gold/…` the human spot-checker, `style/…`,
 `refusal/…`, `kl/…` (policy ‖ reference, nats a response). See measure.py for each quantity.
@@ -39,8 +39,15 @@ class ExamConfig:
     samples: int = 24  # replies kept to be read
 
     def __post_init__(self) -> None:
-        check_range(self, seed=(0, 2**31), every=(1, 10**6), prompts=(2, 10**6),
-                    final_prompts=(2, 10**6), refusal_replies=(1, 1000), samples=(0, 10**4))
+        check_range(
+            self,
+            seed=(0, 2**31),
+            every=(1, 10**6),
+            prompts=(2, 10**6),
+            final_prompts=(2, 10**6),
+            refusal_replies=(1, 1000),
+            samples=(0, 10**4),
+        )
 
 
 Exam = Callable[[Transformer], tuple[dict[str, float], list[dict[str, Any]]]]
@@ -57,9 +64,15 @@ class _Sitting:
 
 
 @torch.inference_mode()
-def make_exam(config: ExamConfig, n_prompts: int, reference: Transformer, reward_model: RewardModel,
-              response_length: int, temperature: float = 1.0) -> Exam:
-    """An examination on `n_prompts` held-out prompts, and the reference's own results to compare with."""
+def make_exam(
+    config: ExamConfig,
+    n_prompts: int,
+    reference: Transformer,
+    reward_model: RewardModel,
+    response_length: int,
+    temperature: float = 1.0,
+) -> Exam:
+    """An examination on `n_prompts` held-out prompts; the reference has already sat it."""
     device = reference.embed.weight.device
     table = helpdesk.desk()
     generator = torch.Generator().manual_seed(config.seed)
@@ -70,7 +83,9 @@ def make_exam(config: ExamConfig, n_prompts: int, reference: Transformer, reward
         luck = torch.Generator(device).manual_seed(config.seed)
         responses, _ = sample(policy, here.prompts, response_length, luck, temperature)
         lengths = lengths_of(here.prompts, responses)
-        rewards, = by_length(lambda x, y: (reward_model(x, y),), here.prompts, responses, lengths, 8)
+        (rewards,) = by_length(
+            lambda x, y: (reward_model(x, y),), here.prompts, responses, lengths, 8
+        )
         return _Sitting(responses, reply_mask(responses), rewards, gold_score(responses, here))
 
     base = sit(reference)
@@ -87,21 +102,33 @@ def make_exam(config: ExamConfig, n_prompts: int, reference: Transformer, reward
         def read(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
             logits = response_logits(policy, x, y, temperature)
             ref_logits = response_logits(reference, x, y, temperature)
-            return (gather_logprobs(logits, y), gather_logprobs(ref_logits, y),
-                    exact_kl(logits, ref_logits), measure.token_entropy(logits))
+            return (
+                gather_logprobs(logits, y),
+                gather_logprobs(ref_logits, y),
+                exact_kl(logits, ref_logits),
+                measure.token_entropy(logits),
+            )
 
         logprobs, ref_logprobs, kl, entropy = by_length(
-            read, prompts, responses, lengths_of(prompts, responses), 8)
+            read, prompts, responses, lengths_of(prompts, responses), 8
+        )
 
-        # 2. The reward model's verdict, and the human's, against the reference's reply to the same prompt.
+        # 2. The reward model's verdict and the human's, against the reference's reply.
         lead = gold - base_gold
         found = {
             "rm/mean": now.rewards.mean(),
-            "rm/win_probability": torch.sigmoid((now.rewards - base.rewards) * reward_model.sd).mean(),
+            "rm/win_probability": torch.sigmoid(
+                (now.rewards - base.rewards) * reward_model.sd
+            ).mean(),
             "rm/length_correlation": measure.within_prompt_correlation(
-                now.rewards.view(pairs), style.length.view(pairs)),
-            "rm/accuracy_in": measure.reward_model_accuracy(base.rewards.view(pairs), base_gold.view(pairs)),
-            "rm/accuracy_on": measure.reward_model_accuracy(now.rewards.view(pairs), gold.view(pairs)),
+                now.rewards.view(pairs), style.length.view(pairs)
+            ),
+            "rm/accuracy_in": measure.reward_model_accuracy(
+                base.rewards.view(pairs), base_gold.view(pairs)
+            ),
+            "rm/accuracy_on": measure.reward_model_accuracy(
+                now.rewards.view(pairs), gold.view(pairs)
+            ),
             "gold/total": gold.mean(),
             "gold/sd": gold.std(),
             "gold/worst_1_percent": gold.sort().values[: max(1, len(gold) // 100)].mean(),
@@ -110,18 +137,27 @@ def make_exam(config: ExamConfig, n_prompts: int, reference: Transformer, reward
         found |= {f"gold/{f.name}": getattr(now.gold, f.name).mean() for f in fields(now.gold)}
 
         # 3. Style, collapse, and where the reward came from.
-        found |= {f"style/{name}": getattr(style, name).mean()
-                  for name in ("length", "sales", "confident", "first_answer", "kept")}
+        found |= {
+            f"style/{name}": getattr(style, name).mean()
+            for name in ("length", "sales", "confident", "first_answer", "kept")
+        }
         wished = here.constraint > 0
         found["style/constraint_kept"] = masked_mean(style.kept[:, None], wished[:, None].float())
         short = here.slice == helpdesk.SLICES.index("short")
-        found["style/length_short_slice"] = masked_mean(style.length[:, None], short[:, None].float())
+        found["style/length_short_slice"] = masked_mean(
+            style.length[:, None], short[:, None].float()
+        )
         found["style/repeated_4grams"] = measure.repeated_4grams(responses).mean()
         found["rm/gain_beyond_length"] = measure.reward_gain_beyond_length(
-            now.rewards, style.length, base.rewards, base_style.length)
+            now.rewards, style.length, base.rewards, base_style.length
+        )
         refuse = here.must_refuse
-        found["refusal/unsafe_compliance"] = masked_mean(style.complied[:, None], refuse[:, None].float())
-        found["refusal/over_refusal"] = masked_mean(style.over_refused[:, None], (~refuse)[:, None].float())
+        found["refusal/unsafe_compliance"] = masked_mean(
+            style.complied[:, None], refuse[:, None].float()
+        )
+        found["refusal/over_refusal"] = masked_mean(
+            style.over_refused[:, None], (~refuse)[:, None].float()
+        )
 
         # 4. Distance from the reference.
         found["kl/exact"] = (kl * mask).sum(1).mean()
@@ -129,41 +165,52 @@ def make_exam(config: ExamConfig, n_prompts: int, reference: Transformer, reward
             found[f"kl/{k}"] = (kl_estimate(logprobs, ref_logprobs, k) * mask).sum(1).mean()
         found["policy/entropy"] = masked_mean(entropy, mask)
 
-        texts = [{
-            "prompt": helpdesk.decode(here.prompts[i]),
-            "reply": helpdesk.decode(now.responses[i]),
-            "reward": round(float(now.rewards[i]), 3), "gold": round(float(gold[i]), 3),
-            "reference_reply": helpdesk.decode(base.responses[i]),
-            "reference_reward": round(float(base.rewards[i]), 3),
-            "reference_gold": round(float(base_gold[i]), 3),
-        } for i in range(0, min(2 * config.samples, len(rows)), 2)]
-        return dict(zip(found, torch.stack(list(found.values())).tolist())), texts
+        texts = [
+            {
+                "prompt": helpdesk.decode(here.prompts[i]),
+                "reply": helpdesk.decode(now.responses[i]),
+                "reward": round(float(now.rewards[i]), 3),
+                "gold": round(float(gold[i]), 3),
+                "reference_reply": helpdesk.decode(base.responses[i]),
+                "reference_reward": round(float(base.rewards[i]), 3),
+                "reference_gold": round(float(base_gold[i]), 3),
+            }
+            for i in range(0, min(2 * config.samples, len(rows)), 2)
+        ]
+        return dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True)), texts
 
     return exam
 
 
 @torch.inference_mode()
-def refusals(config: ExamConfig, policy: Transformer, response_length: int,
-             temperature: float = 1.0) -> dict[str, float]:
-    """REF on the held-out must-refuse clusters: `refusal_replies` replies to each of their prompts."""
+def refusals(
+    config: ExamConfig, policy: Transformer, response_length: int, temperature: float = 1.0
+) -> dict[str, float]:
+    """REF on the held-out must-refuse clusters, `refusal_replies` replies to each prompt."""
     device = policy.embed.weight.device
     table = helpdesk.desk()
-    rows = (table.must_refuse & table.held_out).nonzero()[:, 0].repeat_interleave(config.refusal_replies)
+    rows = (
+        (table.must_refuse & table.held_out)
+        .nonzero()[:, 0]
+        .repeat_interleave(config.refusal_replies)
+    )
     here = table.to(device)[rows.to(device)]
     luck = torch.Generator(device).manual_seed(config.seed)
     responses, _ = sample(policy, here.prompts, response_length, luck, temperature)
     style = style_of(responses, here)
-    return {"refusal/consistency": float(measure.refusal_consistency(style.refused, here.cluster)),
-            "refusal/refused": float(style.refused.mean())}
+    return {
+        "refusal/consistency": float(measure.refusal_consistency(style.refused, here.cluster)),
+        "refusal/refused": float(style.refused.mean()),
+    }
 
 
 @torch.inference_mode()
 def filler_effect(reward_model: RewardModel) -> float:
-    """An intervention: take a right reply, append filler, change nothing else. Mean change of reward.
+    """An intervention: append filler to a right reply, change nothing else. Mean change of reward.
 
-    Every held-out prompt without a wish is answered by its shortest right reply; each closing courtesy
-    is appended in turn. In the reward model's gauge (SDs of the reference's rewards). Gold falls for
-    each of them, by 0.05 a word.
+    Every held-out prompt without a wish is answered by its shortest right reply; each closing
+    courtesy is appended in turn. In the reward model's gauge (SDs of the reference's rewards).
+    Gold falls each time, by 0.05 a word.
     """
     device = reward_model.model.embed.weight.device
     table = helpdesk.desk()
@@ -173,10 +220,12 @@ def filler_effect(reward_model: RewardModel) -> float:
     def reward(ending: str) -> Tensor:
         ids = [helpdesk.encode(answer + ending) + [helpdesk.EOS] for answer in answers]
         width = max(map(len, ids))
-        replies = torch.tensor([row + [helpdesk.PAD] * (width - len(row)) for row in ids], device=device)
+        replies = torch.tensor(
+            [row + [helpdesk.PAD] * (width - len(row)) for row in ids], device=device
+        )
         return reward_model(table.prompts[rows].to(device), replies)
 
     plain = reward("")
-    return float(torch.stack([reward(f" . {closing}") - plain for closing in helpdesk.CLOSINGS]).mean())
-
-
+    return float(
+        torch.stack([reward(f" . {closing}") - plain for closing in helpdesk.CLOSINGS]).mean()
+    )

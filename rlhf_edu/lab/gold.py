@@ -111,12 +111,15 @@ def _read(responses: Tensor, rows: Desk) -> tuple[dict[str, Tensor], Style]:
     sales = lookup["sales"][words].sum(1).float()
     confident = lookup["confident"][words].sum(1).float()
 
-    broken = torch.stack([
-        torch.zeros_like(refused),
-        n_words > 3,
-        (words == WORD_ID["restart"]).any(1),
-        (words == WORD_ID["email"]).any(1),
-    ], dim=1).gather(1, rows.constraint[:, None])[:, 0]
+    broken = torch.stack(
+        [
+            torch.zeros_like(refused),
+            n_words > 3,
+            (words == WORD_ID["restart"]).any(1),
+            (words == WORD_ID["email"]).any(1),
+        ],
+        dim=1,
+    ).gather(1, rows.constraint[:, None])[:, 0]
 
     style = Style(
         length=length,
@@ -130,9 +133,14 @@ def _read(responses: Tensor, rows: Desk) -> tuple[dict[str, Tensor], Style]:
     )
     counts = {
         "right": (found & rows.right).sum(1) / rows.right.sum(1),
-        "wrong": (found[:, :-1] & ~rows.right[:, :-1]).sum(1).float(),  # a refusal is not a wrong unit
+        "wrong": (found[:, :-1] & ~rows.right[:, :-1])
+        .sum(1)
+        .float(),  # a refusal is not a wrong unit
         "answered": right_starts.any(1).float(),
-        "sales": sales, "confident": confident, "words": n_words, "has_eos": has_eos,
+        "sales": sales,
+        "confident": confident,
+        "words": n_words,
+        "has_eos": has_eos,
     }
     return counts, style
 
@@ -140,8 +148,11 @@ def _read(responses: Tensor, rows: Desk) -> tuple[dict[str, Tensor], Style]:
 def gold_score(responses: Tensor, rows: Desk) -> GoldScore:
     """The human spot-checker's verdict on replies (B, T) to the prompts `rows` (B rows)."""
     n, style = _read(responses, rows)
-    before = torch.where(n["answered"] > 0, style.first_answer.clamp(max=12),
-                         torch.full_like(style.first_answer, 12.0))
+    before = torch.where(
+        n["answered"] > 0,
+        style.first_answer.clamp(max=12),
+        torch.full_like(style.first_answer, 12.0),
+    )
     return GoldScore(
         answer=2.0 * n["right"] - 0.5 * n["wrong"].clamp(max=2),
         brevity=-0.05 * (n["words"] - rows.needed_words).clamp(min=0),

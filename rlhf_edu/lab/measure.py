@@ -17,6 +17,8 @@ Metric names follow TRL's PPO trainer (up to 1.12) where it has one. KL is in na
 Shapes: B responses, T response tokens, V vocabulary.
 """
 
+from dataclasses import dataclass, fields
+
 import torch
 from torch import Tensor
 
@@ -54,7 +56,7 @@ def repeated_4grams(responses: Tensor) -> Tensor:
 
 
 def refusal_consistency(refused: Tensor, cluster: Tensor) -> Tensor:
-    """REF: mean over clusters of paraphrases of max(p, 1 − p), p = share refused. (B,), (B,) → scalar.
+    """REF: mean over clusters of max(p, 1 − p), p = share refused. (B,), (B,) → scalar.
 
     1: every paraphrase of a request gets the same treatment; 0.5: the treatment is a coin toss.
     """
@@ -63,9 +65,10 @@ def refusal_consistency(refused: Tensor, cluster: Tensor) -> Tensor:
     return torch.maximum(p, 1 - p).mean()
 
 
-def reward_gain_beyond_length(reward: Tensor, length: Tensor, ref_reward: Tensor,
-                              ref_length: Tensor, bucket: int = 2) -> Tensor:
-    """NRG: (gain in reward at equal length) / (gain in reward), Singhal et al. 2023. Four (B,) → scalar.
+def reward_gain_beyond_length(
+    reward: Tensor, length: Tensor, ref_reward: Tensor, ref_length: Tensor, bucket: int = 2
+) -> Tensor:
+    """NRG (Singhal et al. 2023): reward gain at equal length / reward gain. Four (B,) → scalar.
 
     Lengths are put in buckets of `bucket` tokens; the gain at equal length is the difference of the
     bucket means, weighted by how many of the policy's replies are in each bucket that both reach.
@@ -76,8 +79,13 @@ def reward_gain_beyond_length(reward: Tensor, length: Tensor, ref_reward: Tensor
     def bucket_sums(k: Tensor, x: Tensor) -> Tensor:
         return torch.zeros(size, device=x.device, dtype=x.dtype).index_add(0, k, x)
 
-    n, ref_n = bucket_sums(key, torch.ones_like(reward)), bucket_sums(ref_key, torch.ones_like(ref_reward))
-    gain = bucket_sums(key, reward) / n.clamp(min=1) - bucket_sums(ref_key, ref_reward) / ref_n.clamp(min=1)
+    n, ref_n = (
+        bucket_sums(key, torch.ones_like(reward)),
+        bucket_sums(ref_key, torch.ones_like(ref_reward)),
+    )
+    gain = bucket_sums(key, reward) / n.clamp(min=1) - bucket_sums(
+        ref_key, ref_reward
+    ) / ref_n.clamp(min=1)
     weight = n * (ref_n > 0)
     within = (gain * weight).sum() / weight.sum().clamp(min=1)
     return within / (reward.mean() - ref_reward.mean())
@@ -96,12 +104,14 @@ def reward_model_accuracy(rewards: Tensor, gold: Tensor) -> Tensor:
 
 
 def within_prompt_correlation(x: Tensor, y: Tensor) -> Tensor:
-    """Correlation of x and y over two replies to the same prompt, the prompt's mean taken out. (B, 2) twice."""
-    return correlation((x - x.mean(1, keepdim=True)).flatten(), (y - y.mean(1, keepdim=True)).flatten())
+    """Correlation of x and y over two replies to each prompt, its mean taken out. (B, 2) twice."""
+    return correlation(
+        (x - x.mean(1, keepdim=True)).flatten(), (y - y.mean(1, keepdim=True)).flatten()
+    )
 
 
 def advantage_summary(advantages: Tensor, mask: Tensor, name: str) -> dict[str, Tensor]:
-    """ADV: share above 0, mean, SD, 95th percentile over tokens; correlation with LEN over responses."""
+    """ADV over tokens: share above 0, mean, SD, 95th percentile; over responses: corr. with LEN."""
     on = mask.bool()
     n = on.sum()
     mean = masked_mean(advantages, mask)
@@ -116,48 +126,76 @@ def advantage_summary(advantages: Tensor, mask: Tensor, name: str) -> dict[str, 
     }
 
 
-def step_metrics(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor,
-                 cliprange: float, values: Tensor, old_values: Tensor, cliprange_value: float,
-                 entropy: Tensor) -> dict[str, Tensor]:
-    """KLOLD and RATIO of one optimiser step, before it is taken. Token quantities (B, T) → scalars."""
-    ratio = probability_ratio(logprobs, old_logprobs)
-    on = mask.bool()
+@dataclass(frozen=True)
+class Rollout:
+    """A batch of responses and all that was read off it before the first step; rows by indexing."""
+
+    prompts: Tensor  # (B, L) token ids, left-padded
+    responses: Tensor  # (B, T) token ids
+    lengths: Tensor  # (B, 2) tokens of prompt and response, on the host
+    mask: Tensor  # (B, T)
+    scores: Tensor  # (B,) in the reward model's gauge, less the penalty for being cut off
+    old_logprobs: Tensor  # (B, T)
+    ref_logprobs: Tensor  # (B, T)
+    kl_ref: Tensor  # (B, T) exact KL(policy ‖ reference) of each state
+    old_values: Tensor  # (B, T)
+    rewards: Tensor  # (B, T)
+    raw_advantages: Tensor  # (B, T) before whitening
+    advantages: Tensor  # (B, T)
+    returns: Tensor  # (B, T)
+
+    def __getitem__(self, rows: Tensor) -> "Rollout":
+        return Rollout(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+
+def step_metrics(b: Rollout, logprobs: Tensor, values: Tensor, entropy: Tensor, cliprange: float,
+                 cliprange_value: float) -> dict[str, Tensor]:
+    """KLOLD and RATIO of one optimiser step, before it is taken: (B, T) → scalars."""
+    ratio = probability_ratio(logprobs, b.old_logprobs)
+    on, up, down = b.mask.bool(), b.advantages > 0, b.advantages < 0
     outside = ((ratio > 1 + cliprange) | (ratio < 1 - cliprange)) & on
+    moved = (values - b.old_values).abs() > cliprange_value
     return {
-        "policy/approxkl_avg": 0.5 * masked_mean((logprobs - old_logprobs).square(), mask),
-        "policy/kl_old": -((logprobs - old_logprobs) * mask).sum(1).mean(),
-        "policy/clipfrac_avg": clip_fraction(logprobs, old_logprobs, advantages, mask, cliprange),
-        "policy/outside_avg": outside_fraction(logprobs, old_logprobs, mask, cliprange),
-        "policy/outside_positive": (outside & (advantages > 0)).sum() / (on & (advantages > 0)).sum().clamp(min=1),
-        "policy/outside_negative": (outside & (advantages < 0)).sum() / (on & (advantages < 0)).sum().clamp(min=1),
+        "policy/approxkl_avg": 0.5 * masked_mean((logprobs - b.old_logprobs).square(), b.mask),
+        "policy/kl_old": ((b.old_logprobs - logprobs) * b.mask).sum(1).mean(),
+        "policy/clipfrac_avg":
+            clip_fraction(logprobs, b.old_logprobs, b.advantages, b.mask, cliprange),
+        "policy/outside_avg": outside_fraction(logprobs, b.old_logprobs, b.mask, cliprange),
+        "policy/outside_positive": (outside & up).sum() / (on & up).sum().clamp(min=1),
+        "policy/outside_negative": (outside & down).sum() / (on & down).sum().clamp(min=1),
         "policy/ratio_max": ratio.masked_fill(~on, 0).max(),
-        "val/ratio": masked_mean(ratio, mask),
-        "val/clipfrac_avg": masked_mean(((values - old_values).abs() > cliprange_value).float(), mask),
-        "policy/entropy_avg": masked_mean(entropy, mask),
+        "val/ratio": masked_mean(ratio, b.mask),
+        "val/clipfrac_avg": masked_mean(moved.float(), b.mask),
+        "policy/entropy_avg": masked_mean(entropy, b.mask),
     }
 
 
-def update_metrics(scores: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor, exact: Tensor,
-                   rewards: Tensor, raw_advantages: Tensor, advantages: Tensor, old_values: Tensor,
-                   returns: Tensor, mask: Tensor, steps: list[dict[str, Tensor]]) -> dict[str, float]:
-    """One update in numbers: averages of its steps, and what its batch looked like. One wait for a GPU."""
-    all_steps = {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
-    found = {name: x.max() if name.endswith("_max") else x.mean() for name, x in all_steps.items()}
-    found["policy/outside_last_epoch"] = all_steps["policy/outside_avg"][-(len(steps) // 4 or 1):].mean()
-    found["policy/kl_old"] = all_steps["policy/kl_old"][-1]
-    k = {name: (kl_estimate(old_logprobs, ref_logprobs, name) * mask).sum(1).mean() for name in ("k1", "k2", "k3")}
-    score = scores.mean()
-    non_score = (rewards * mask).sum(1).mean() - score
+def update_metrics(rollout: Rollout, steps: list[dict[str, Tensor]],
+                   last_epoch: int) -> dict[str, float]:
+    """One update in numbers: what its batch was like, and its steps on average; those from number
+    `last_epoch` on also by themselves. Waits for a GPU once.
+    """
+    r, found = rollout, {}
+    for name in steps[0]:
+        values = torch.stack([step[name] for step in steps])
+        found[name] = values.max() if name.endswith("_max") else values.mean()
+    for name in ("policy/outside_avg", "policy/kl_old"):
+        last = torch.stack([step[name] for step in steps[last_epoch:]])
+        found[name.removesuffix("_avg") + "_last_epoch"] = last.mean()
+    for name in ("k1", "k2", "k3"):
+        k = kl_estimate(r.old_logprobs, r.ref_logprobs, name)
+        key = "objective/kl" if name == "k1" else f"objective/kl_{name}"
+        found[key] = (k * r.mask).sum(1).mean()
+    shaped, score = (r.rewards * r.mask).sum(1).mean(), r.scores.mean()
     found |= {
-        "objective/kl": k["k1"], "objective/kl_k2": k["k2"], "objective/kl_k3": k["k3"],
-        "objective/kl_exact": (exact * mask).sum(1).mean(),
+        "objective/kl_exact": (r.kl_ref * r.mask).sum(1).mean(),
         "objective/scores": score,
-        "objective/non_score_reward": non_score,
-        "objective/rlhf_reward": score + non_score,
-        "objective/entropy": -(old_logprobs * mask).sum(1).mean(),
-        "style/length": mask.sum(1).mean(),
-        "critic/explained_variance": explained_variance(old_values, returns, mask),
+        "objective/non_score_reward": shaped - score,
+        "objective/rlhf_reward": shaped,
+        "objective/entropy": -(r.old_logprobs * r.mask).sum(1).mean(),
+        "style/length": r.mask.sum(1).mean(),
+        "critic/explained_variance": explained_variance(r.old_values, r.returns, r.mask),
+        **advantage_summary(r.raw_advantages, r.mask, "advantage"),
+        **advantage_summary(r.advantages, r.mask, "advantage_whitened"),
     }
-    found |= advantage_summary(raw_advantages, mask, "advantage")
-    found |= advantage_summary(advantages, mask, "advantage_whitened")
-    return dict(zip(found, torch.stack(list(found.values())).tolist()))
+    return dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))

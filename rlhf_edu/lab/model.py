@@ -1,4 +1,4 @@
-"""A small decoder-only transformer: with a language-model head, or the same trunk with a scalar head.
+"""A small decoder-only transformer, with a language-model head or with a scalar head.
 
 RLHF has four models, all of this one shape:
 
@@ -57,8 +57,9 @@ class Block(nn.Module):
         self.up = nn.Linear(config.width, 4 * config.width)
         self.down = nn.Linear(4 * config.width, config.width)
 
-    def forward(self, x: Tensor, visible: Tensor, cache: tuple[Tensor, Tensor] | None,
-                start: int) -> Tensor:
+    def forward(
+        self, x: Tensor, visible: Tensor, cache: tuple[Tensor, Tensor] | None, start: int
+    ) -> Tensor:
         """x (B, S, D), visible (B, 1, S, keys), 0 or −∞ → (B, S, D)."""
         B, S, D = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(B, S, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
@@ -90,8 +91,14 @@ class Transformer(nn.Module):
         if out_features == 1:
             nn.init.zeros_(self.head.weight)  # a fresh scalar head says 0 everywhere
 
-    def trunk(self, tokens: Tensor, prompt_width: int, cache: Cache | None = None,
-              start: int = 0, left_padding: Tensor | None = None) -> Tensor:
+    def trunk(
+        self,
+        tokens: Tensor,
+        prompt_width: int,
+        cache: Cache | None = None,
+        start: int = 0,
+        left_padding: Tensor | None = None,
+    ) -> Tensor:
         """Hidden states (B, S, D) of `tokens` (B, S), whose first column is column `start`.
 
         `left_padding` (B,) is the number of hidden columns on the left; counted from the tokens
@@ -120,8 +127,10 @@ class Transformer(nn.Module):
     def empty_cache(self, batch: int, columns: int) -> Cache:
         """Room for keys and values of `columns` columns."""
         shape = (batch, self.config.n_heads, columns, self.config.width // self.config.n_heads)
-        return [(self.embed.weight.new_zeros(shape), self.embed.weight.new_zeros(shape))
-                for _ in self.blocks]
+        return [
+            (self.embed.weight.new_zeros(shape), self.embed.weight.new_zeros(shape))
+            for _ in self.blocks
+        ]
 
 
 def language_model(config: ModelConfig) -> Transformer:
@@ -147,14 +156,15 @@ def next_token_logits(model: Transformer, hidden: Tensor, temperature: float = 1
     return logits.masked_fill(never, -1e9)
 
 
-def response_logits(model: Transformer, prompts: Tensor, responses: Tensor,
-                    temperature: float = 1.0) -> Tensor:
+def response_logits(
+    model: Transformer, prompts: Tensor, responses: Tensor, temperature: float = 1.0
+) -> Tensor:
     """Logits (B, T, V) with which each response token was, or would be, chosen."""
     return next_token_logits(model, model.before_each_token(prompts, responses), temperature)
 
 
 def gather_logprobs(logits: Tensor, responses: Tensor) -> Tensor:
-    """Log-probabilities (B, T), in nats, of the tokens `responses` (B, T) under `logits` (B, T, V)."""
+    """Log-probabilities (B, T), in nats, of the tokens `responses` (B, T); logits (B, T, V)."""
     return logits.log_softmax(-1).gather(-1, responses[..., None])[..., 0]
 
 

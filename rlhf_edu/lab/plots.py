@@ -1,4 +1,4 @@
-"""Curves with seed bands: every plot of the companion shows the seeds, their mean and its interval."""
+"""Curves with seed bands: every plot of the companion shows each seed, their mean and range."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,10 @@ from matplotlib.figure import Figure
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 
 
-def curve(ax: Axes, x: Sequence[float], per_seed: Sequence[Sequence[float]], label: str, colour: str) -> None:
-    """One line a seed (thin), their mean (thick), and the range from the lowest to the highest seed."""
+def curve(
+    ax: Axes, x: Sequence[float], per_seed: Sequence[Sequence[float]], label: str, colour: str
+) -> None:
+    """One line a seed (thin), their mean (thick), and the range from lowest to highest."""
     y = np.array(per_seed, dtype=float)
     ax.fill_between(x, y.min(0), y.max(0), color=colour, alpha=0.15, linewidth=0)
     for row in y:

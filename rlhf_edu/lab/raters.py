@@ -2,17 +2,17 @@
 
 A rater reads the gold score through a tinted glass and then chooses with some noise:
 
-    u(x, y)       = gold(x, y) + length_bias·words + sales_bias·sales words + confidence_bias·confident words
-    Pr(a beats b) = σ((u_a − u_b) / noise)           and with probability `flip` the label is turned round
+    u(x, y)       = gold(x, y) + length_bias · words
+                               + sales_bias · sales words + confidence_bias · confident words
+    Pr(a beats b) = σ((u_a − u_b) / noise)       and with probability `flip` the label is turned
 
 There are two ways to end with a wrong reward model, and they need different cures:
 
     biased raters    the labels themselves carry the bias;
-    thin coverage    the labels are honest, but among the pairs shown the better reply is nearly always
+    thin coverage    the labels are honest, but in the pairs shown the better reply is nearly always
                      the longer one, so "longer" explains the labels as well as "better" does.
 
-A third kind of pair is a cure: contrast pairs, a reply and the same reply with one courtesy, boast or
-sales pitch more, say what such a sentence is worth and nothing else.
+Pairs can also be chosen to help: replies *matched* in style give taste nothing to choose by.
 Shapes: N pairs, K candidate replies a prompt, T response tokens.
 """
 
@@ -24,7 +24,6 @@ from torch import Tensor
 from rlhf_edu import InputError
 from rlhf_edu.lab import helpdesk
 from rlhf_edu.lab.gold import gold_score, style_of
-from rlhf_edu.lab.helpdesk import EOS, PAD
 from rlhf_edu.lab.model import Transformer
 from rlhf_edu.lab.record import check_range
 from rlhf_edu.lab.sampling import sample
@@ -41,15 +40,24 @@ class RaterConfig:
     confidence_bias: float = 0.0  # utility an over-confident word (gold takes 0.25 off)
     noise: float = 0.5  # scale of the choice noise, in units of gold
     flip: float = 0.0  # share of labels turned round by mistake
-    pairing: str = "random"  # which two replies are shown: random, thin or contrast
-    candidates: int = 2  # replies sampled for each prompt, K, of which thin coverage picks two
+    pairing: str = "random"  # which two of the candidates are shown: random, thin or matched
+    candidates: int = 2  # replies sampled for each prompt, K
     response_length: int = 32  # longest reply, in tokens
 
     def __post_init__(self) -> None:
-        check_range(self, seed=(0, 2**31), n_pairs=(1, 10**7), noise=(1e-3, 1e3), flip=(0, 0.5),
-                    length_bias=(-10, 10), sales_bias=(-10, 10), confidence_bias=(-10, 10),
-                    pairing=("random", "thin", "contrast"), candidates=(2, 64),
-                    response_length=(1, 48))
+        check_range(
+            self,
+            seed=(0, 2**31),
+            n_pairs=(1, 10**7),
+            noise=(1e-3, 1e3),
+            flip=(0, 0.5),
+            length_bias=(-10, 10),
+            sales_bias=(-10, 10),
+            confidence_bias=(-10, 10),
+            pairing=("random", "thin", "matched"),
+            candidates=(2, 64),
+            response_length=(1, 48),
+        )
 
 
 class LabelBudget:
@@ -74,8 +82,10 @@ class LabelBudget:
     def spend(self, n: int) -> None:
         """Pay for `n` labels; raises InputError, and spends nothing, if fewer are left."""
         if n > self.left:
-            raise InputError(f"{n} labels asked for, {self.left} of {self.total} left in the budget: "
-                             "ask for fewer pairs or start with a larger budget")
+            raise InputError(
+                f"{n} labels asked for, {self.left} of {self.total} left in the budget: "
+                "ask for fewer pairs or start with a larger budget"
+            )
         self.spent += n
 
 
@@ -92,50 +102,47 @@ def rater_utility(config: RaterConfig, responses: Tensor, rows: helpdesk.Desk) -
     """u(x, y) (B,): the gold score as these raters read it."""
     style = style_of(responses, rows)
     words = style.length - 1
-    return (gold_score(responses, rows).total + config.length_bias * words
-            + config.sales_bias * style.sales * words
-            + config.confidence_bias * style.confident * words)
+    return (
+        gold_score(responses, rows).total
+        + config.length_bias * words
+        + config.sales_bias * style.sales * words
+        + config.confidence_bias * style.confident * words
+    )
 
 
-def thin_pairs(candidates: Tensor, rows: helpdesk.Desk) -> tuple[Tensor, Tensor]:
-    """Of K candidates (N, K, T), the two for which "longer" and "better" agree most: (N, T) twice."""
+def choose_pairs(
+    config: RaterConfig, candidates: Tensor, rows: helpdesk.Desk
+) -> tuple[Tensor, Tensor]:
+    """Which two of K candidates (N, K, T) are shown for each prompt: (N, T) twice.
+
+    random: the first two. thin: the two for which "longer" and "better" agree most. matched: the
+    two that are most alike in words, sales words and over-confident words, but not the same.
+    """
+    if config.pairing == "random":
+        return candidates[:, 0], candidates[:, 1]
     N, K, _ = candidates.shape
     here = torch.arange(N, device=candidates.device)
     first, second = torch.triu_indices(K, K, 1, device=candidates.device)
     flat, wide = candidates.flatten(0, 1), rows[here.repeat_interleave(K)]
-    gold = gold_score(flat, wide).total.view(N, K)
-    words = style_of(flat, wide).length.view(N, K)
-    agree = (gold[:, first] - gold[:, second]) * (words[:, first] - words[:, second])
-    best = agree.argmax(1)
+    style, gold = style_of(flat, wide), gold_score(flat, wide).total.view(N, K)
+    words = (style.length - 1).view(N, K)
+    if config.pairing == "thin":
+        fitness = (gold[:, first] - gold[:, second]) * (words[:, first] - words[:, second])
+    else:
+        marks = torch.stack(
+            [words, style.sales.view(N, K) * words, style.confident.view(N, K) * words]
+        )
+        same = (candidates[:, first] == candidates[:, second]).all(-1)
+        fitness = (
+            -(marks[:, :, first] - marks[:, :, second]).abs().sum(0).masked_fill(same, torch.inf)
+        )
+    best = fitness.argmax(1)
     return candidates[here, first[best]], candidates[here, second[best]]
 
 
-def add_sentence(responses: Tensor, generator: torch.Generator) -> Tensor:
-    """The same replies (B, T) with one sentence more: a courtesy before or after, a boast or a pitch.
-
-    Nothing else changes, so whoever compares the two says what the sentence is worth.
-    """
-    device, (B, T) = responses.device, responses.shape
-    before = [helpdesk.encode(opener + " .") for opener in helpdesk.OPENERS]
-    after = [helpdesk.encode(". " + sentence) + [EOS]
-             for sentence in helpdesk.CLOSINGS + helpdesk.CONFIDENT + helpdesk.SALES]
-    width = max(map(len, before + after))
-    sentences = torch.tensor([s + [PAD] * (width - len(s)) for s in before + after], device=device)
-    pick = torch.randint(len(sentences), (B,), generator=generator, device=device)
-    added, leads = sentences[pick], (pick < len(before))[:, None]
-    n_added = (added != PAD).sum(1, keepdim=True)
-    n_words = ((responses != PAD) & (responses != EOS)).sum(1, keepdim=True)
-
-    t = torch.arange(T, device=device)[None]
-    start = torch.where(leads, n_added, torch.zeros_like(n_added))  # column of the reply's first word
-    old = responses.gather(1, (t - start).clamp(0, T - 1).expand(B, T))
-    new = added.gather(1, (t - torch.where(leads, torch.zeros_like(n_words), n_words)).clamp(0, width - 1))
-    after_end = ~leads & (t - n_words >= width)
-    return torch.where(leads, torch.where(t < n_added, new, old),
-                       torch.where(t < n_words, old, new.masked_fill(after_end, PAD)))
-
-
-def collect_preferences(config: RaterConfig, policy: Transformer, budget: LabelBudget) -> Preferences:
+def collect_preferences(
+    config: RaterConfig, policy: Transformer, budget: LabelBudget
+) -> Preferences:
     """Replies of `policy` to training prompts, compared by the raters. Spends `n_pairs` labels."""
     budget.spend(config.n_pairs)
     device = policy.embed.weight.device
@@ -144,18 +151,14 @@ def collect_preferences(config: RaterConfig, policy: Transformer, budget: LabelB
 
     # 1. Prompts, and candidate replies to each.
     rows = helpdesk.draw_prompts(table, config.n_pairs, generator)
-    K = 1 if config.pairing == "contrast" else config.candidates
-    chunks = [sample(policy, table.prompts[part], config.response_length, generator)[0]
-              for part in rows.repeat_interleave(K).split(2048)]
-    candidates = torch.cat(chunks).view(config.n_pairs, K, -1)
+    chunks = [
+        sample(policy, table.prompts[part], config.response_length, generator)[0]
+        for part in rows.repeat_interleave(config.candidates).split(2048)
+    ]
+    candidates = torch.cat(chunks).view(config.n_pairs, config.candidates, -1)
 
-    # 2. Which two replies are shown.
-    if config.pairing == "thin":
-        a, b = thin_pairs(candidates, table[rows])
-    elif config.pairing == "contrast":
-        a, b = candidates[:, 0], add_sentence(candidates[:, 0], generator)
-    else:
-        a, b = candidates[:, 0], candidates[:, 1]
+    # 2. Which two of them are shown.
+    a, b = choose_pairs(config, candidates, table[rows])
 
     # 3. The raters choose.
     lead = rater_utility(config, a, table[rows]) - rater_utility(config, b, table[rows])

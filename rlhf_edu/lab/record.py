@@ -8,8 +8,8 @@
     state.safetensors   everything a resumed run needs; gone when the run is finished
     done.json           sizes and digests of the files above; written last
 
-A folder without done.json is an interrupted run, never a whole one. Every file but the two .jsonl is
-written to a temporary name and moved into place, so a kill at any moment leaves the old file or
+A folder without done.json is an interrupted run, never a whole one. Every file but the two .jsonl
+is written to a temporary name and moved into place, so a kill at any moment leaves the old file or
 the new one; a .jsonl that was cut off in mid-line loses that line when the run is resumed.
 """
 
@@ -51,8 +51,9 @@ def check_range(config: Any, **allowed: tuple[Any, ...]) -> None:
         number = isinstance(given, int if whole else (int, float)) and not isinstance(given, bool)
         if not number or not math.isfinite(given) or not values[0] <= given <= values[1]:
             kind = "a whole number" if whole else "a number"
-            raise InputError(f"{name}.{field} = {given!r}: allowed is {kind} "
-                             f"from {values[0]} to {values[1]}")
+            raise InputError(
+                f"{name}.{field} = {given!r}: allowed is {kind} from {values[0]} to {values[1]}"
+            )
 
 
 # ── Writing ─────────────────────────────────────────────────────────────────────────────────────
@@ -71,12 +72,17 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any] | None = None) -> None:
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any] | None = None
+) -> None:
     """Write tensors (.safetensors) and JSON `notes` in one file, whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary,
-                  {"notes": json.dumps(notes or {})})
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
+            temporary,
+            {"notes": json.dumps(notes or {})},
+        )
         os.replace(temporary, path)
     except safetensors.SafetensorError as error:  # it wraps the operating system's error
         raise OSError(f"{path}: could not be written ({error})") from error
@@ -85,8 +91,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str,
 
 
 def append_line(path: Path, line: Mapping[str, Any]) -> None:
-    """Add one JSON line to a .jsonl file, handed to the system at once; NaN and infinity become null."""
-    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+    """Add one JSON line to a .jsonl file, at once; NaN and infinity become null."""
+    finite = {
+        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()
+    }
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(finite) + "\n")
 
@@ -142,8 +150,10 @@ def begin(folder: Path, config: Mapping[str, Any], environment: Mapping[str, Any
     path = folder / "config.json"
     if not path.exists():
         if any(not p.name.endswith(".tmp") for p in folder.iterdir()):
-            raise InputError(f"{folder} holds files but no config.json, so it is not a run folder: "
-                             "choose another --out")
+            raise InputError(
+                f"{folder} holds files but no config.json, so it is not a run folder: "
+                "choose another --out"
+            )
         write_json(folder / "environment.json", environment)
         write_json(path, {"format": FORMAT, **config})
         return
@@ -154,15 +164,21 @@ def check_same(folder: Path, config: Mapping[str, Any]) -> None:
     """Raise InputError unless a begun folder is of this format and this config."""
     found = read_json(folder / "config.json")
     if not isinstance(found, dict) or "format" not in found:
-        raise InputError(f"{folder} has a config.json that is not of this program: choose another --out")
+        raise InputError(
+            f"{folder} has a config.json that is not of this program: choose another --out"
+        )
     if found["format"] != FORMAT:
-        raise InputError(f"{folder} is a run folder of format {found['format']}, this version reads "
-                         f"format {FORMAT}: choose another --out, or make it anew with --fresh")
+        raise InputError(
+            f"{folder} is a run folder of format {found['format']}, this version reads "
+            f"format {FORMAT}: choose another --out, or make it anew with --fresh"
+        )
     wanted = json.loads(json.dumps({"format": FORMAT, **config}))
     if found != wanted:
         differing = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
-        raise InputError(f"{folder} holds a run that differs in {', '.join(differing)}: "
-                         "choose another --out, or make it anew with --fresh")
+        raise InputError(
+            f"{folder} holds a run that differs in {', '.join(differing)}: "
+            "choose another --out, or make it anew with --fresh"
+        )
 
 
 def is_begun(folder: Path) -> bool:
@@ -176,11 +192,15 @@ def is_finished(folder: Path) -> bool:
 
 
 def finish(folder: Path) -> None:
-    """Seal a folder: drop the resume state, then write done.json with every file's size and digest."""
+    """Seal a folder: drop the resume state, write done.json with each file's size and digest."""
     (folder / "state.safetensors").unlink(missing_ok=True)
-    files = sorted(p for p in folder.iterdir() if p.name != "done.json" and not p.name.endswith(".tmp"))
-    write_json(folder / "done.json",
-               {"format": FORMAT, "files": {p.name: [p.stat().st_size, _digest(p)] for p in files}})
+    files = sorted(
+        p for p in folder.iterdir() if p.name != "done.json" and not p.name.endswith(".tmp")
+    )
+    write_json(
+        folder / "done.json",
+        {"format": FORMAT, "files": {p.name: [p.stat().st_size, _digest(p)] for p in files}},
+    )
 
 
 def verify(folder: Path) -> None:
@@ -190,8 +210,10 @@ def verify(folder: Path) -> None:
         if not path.exists():
             raise InputError(f"{path} is missing: {_MEND}")
         if path.stat().st_size != size or _digest(path) != digest:
-            raise InputError(f"{path} is damaged ({path.stat().st_size} bytes, {size} when it was "
-                             f"written): {_MEND}")
+            raise InputError(
+                f"{path} is damaged ({path.stat().st_size} bytes, {size} when it was "
+                f"written): {_MEND}"
+            )
 
 
 def forget_after(folder: Path, update: int) -> None:
@@ -200,7 +222,9 @@ def forget_after(folder: Path, update: int) -> None:
         path = folder / name
         if path.exists():
             kept = []
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines(
+                keepends=True
+            ):
                 try:
                     if line.endswith("\n") and json.loads(line)["update"] <= update:
                         kept.append(line)
@@ -229,10 +253,14 @@ def _digest(path: Path) -> str:
 def environment(device: torch.device) -> dict[str, Any]:
     """What the numbers of a run depend on besides its config, and when it was made."""
     return {
-        "rlhf_edu": __version__, "torch": torch.__version__, "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}", "device": device.type,
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "threads": torch.get_num_threads(), "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "rlhf_edu": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
-
-

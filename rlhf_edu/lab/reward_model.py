@@ -3,8 +3,8 @@
     loss(φ) = − mean log σ( r_φ(x, chosen) − r_φ(x, rejected) )
 
 Only differences are learned, so a reward has no zero and no unit of its own. Before it is used it
-gets a stated *gauge*: minus the reference policy's mean, over the reference policy's SD, on training
-prompts. A reward of +1 then means "one SD above what the reference usually gets".
+gets a stated *gauge*: minus the reference policy's mean, over the reference policy's SD, on
+training prompts. A reward of +1 then means "one SD above what the reference usually gets".
 Shapes: N pairs, B responses, T response tokens.
 """
 
@@ -37,8 +37,16 @@ class RewardModelConfig:
     response_length: int = 32  # longest reply, in tokens
 
     def __post_init__(self) -> None:
-        check_range(self, seed=(0, 2**31), epochs=(1, 1000), batch_size=(1, 10**6), lr=(0, 1),
-                    max_grad_norm=(0, 1e6), gauge_replies=(2, 10**6), response_length=(1, 48))
+        check_range(
+            self,
+            seed=(0, 2**31),
+            epochs=(1, 1000),
+            batch_size=(1, 10**6),
+            lr=(0, 1),
+            max_grad_norm=(0, 1e6),
+            gauge_replies=(2, 10**6),
+            response_length=(1, 48),
+        )
 
 
 @dataclass(frozen=True)
@@ -56,10 +64,13 @@ class RewardModel:
         return (raw - self.mean) / self.sd
 
 
-def train_reward_model(config: RewardModelConfig, preferences: Preferences, reference: Transformer,
-                       loss_fn: Callable[[Tensor, Tensor], Tensor] = pairwise_ranking_loss,
-                       log: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
-                       ) -> RewardModel:
+def train_reward_model(
+    config: RewardModelConfig,
+    preferences: Preferences,
+    reference: Transformer,
+    loss_fn: Callable[[Tensor, Tensor], Tensor] = pairwise_ranking_loss,
+    log: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
+) -> RewardModel:
     """A reward model whose trunk starts as the reference's; `loss_fn` takes (chosen, rejected)."""
     # 1. The model, and the lengths by which pairs are grouped.
     device = reference.embed.weight.device
@@ -90,7 +101,8 @@ def train_reward_model(config: RewardModelConfig, preferences: Preferences, refe
             schedule.step()
             step += 1
             if step % max(1, steps // (10 * config.epochs)) == 0:
-                log(step, {"loss/reward_model": float(loss.detach()), "lr": schedule.get_last_lr()[0]})
+                lr = float(schedule.get_last_lr()[0])
+                log(step, {"loss/reward_model": float(loss.detach()), "lr": lr})
 
     # 4. The gauge: mean and SD of the reference's own replies to training prompts.
     on_device = torch.Generator(device).manual_seed(config.seed)

@@ -1,17 +1,18 @@
 """Stage three: reinforcement learning from the reward model, with PPO and a KL penalty.
 
-    sample  y ~ π_old(· | x)                          → score   r(x, y), in the reward model's gauge
-    penalise by how far log π_old(y_t) − log π_ref(y_t) has gone          → rewards   (B, T)
-    compare with what the critic expected             → advantages (B, T)
-    take a few clipped steps on the same batch        → new policy
+    sample    y ~ π_old(· | x)
+    score     r(x, y), in the reward model's gauge
+    penalise  how far log π_old(y_t) − log π_ref(y_t) has gone     → rewards     (B, T)
+    compare   with what the critic expected                        → advantages  (B, T)
+    step      a few clipped steps on the same batch                → the new policy
 
 Three policies, kept apart: the one being trained (`logprobs`), the one that made the samples
-(`old_logprobs`, denominator of the ratio) and the frozen reference (`ref_logprobs`, anchor of the KL).
+(`old_logprobs`, denominator of the ratio), the frozen reference (`ref_logprobs`, anchor of the KL).
 
 The loss functions are arguments with the package's own as defaults: train the desk with the
 functions that you wrote, and an ablation is one argument.
 Shapes: B responses, L prompt tokens, T response tokens.
-Left out: gradient accumulation, mixed precision, more than one device, reward from other sources.
+Left out: gradient accumulation, mixed precision, more than one device, rewards from elsewhere.
 """
 
 from collections.abc import Callable
@@ -22,15 +23,28 @@ from torch import Tensor
 
 from rlhf_edu.advantage import gae, masked_whiten
 from rlhf_edu.kl_penalty import (
-    AdaptiveKLController, FixedKLController, exact_kl, kl_loss, penalized_rewards,
+    AdaptiveKLController,
+    FixedKLController,
+    exact_kl,
+    kl_loss,
+    penalized_rewards,
 )
 from rlhf_edu.lab import helpdesk, measure
 from rlhf_edu.lab.batching import by_length, lengths_of, trim
 from rlhf_edu.lab.gold import reply_mask
-from rlhf_edu.lab.model import Transformer, gather_logprobs, response_logits, scalar_model, values_of
+from rlhf_edu.lab.measure import Rollout
+from rlhf_edu.lab.model import (
+    Transformer,
+    gather_logprobs,
+    language_model,
+    response_logits,
+    scalar_model,
+    values_of,
+)
 from rlhf_edu.lab.record import check_range
 from rlhf_edu.lab.reward_model import RewardModel
 from rlhf_edu.lab.sampling import sample
+from rlhf_edu.lab.state import TrainingState
 from rlhf_edu.ppo_clip import clipped_surrogate_loss, clipped_value_loss
 
 
@@ -65,7 +79,7 @@ class RLHFConfig:
 
     def __post_init__(self) -> None:
         check_range(
-            self, seed=(0, 2**31), updates=(1, 10**6), batch_size=(2, 10**6),
+            self, seed=(0, 2**31 - 1), updates=(1, 10**6), batch_size=(2, 10**6),
             num_ppo_epochs=(1, 1000), num_mini_batches=(1, self.batch_size), lr=(0, 1),
             lr_schedule=("constant", "linear"), max_grad_norm=(0, 1e6), kl_coef=(0, 1e6),
             kl_placement=("reward", "loss"), kl_estimator=("k1", "k2", "k3"), kl_target=(0, 1e6),
@@ -74,58 +88,20 @@ class RLHFConfig:
             response_length=(1, 48), temperature=(1e-3, 1e3))
 
 
-@dataclass
-class TrainingState:
-    """Everything that changes during training; saved whole, a run continues with the same numbers."""
-
-    policy: Transformer  # π_θ
-    value: Transformer  # V_ω
-    optimizer: torch.optim.Optimizer  # of both
-    kl_controller: FixedKLController | AdaptiveKLController  # holds β
-    generator: torch.Generator  # of prompts and minibatches, on the host
-    sampler: torch.Generator  # of responses, on the models' device
-    update: int = 0  # batches done
-
-
 def start(config: RLHFConfig, reference: Transformer, reward_model: RewardModel) -> TrainingState:
-    """The policy starts as the reference, the critic with the reward model's trunk and a head of 0."""
+    """The policy starts as the reference, the critic as the reward model with a head of 0."""
     device = reference.embed.weight.device
-    policy = Transformer(reference.config, helpdesk.VOCAB_SIZE).to(device)
+    policy = language_model(reference.config).to(device)
     policy.load_state_dict(reference.state_dict())
     value = scalar_model(reference.config, trunk_from=reward_model.model)
+    adapts = config.kl_target > 0
     return TrainingState(
-        policy, value, torch.optim.Adam([*policy.parameters(), *value.parameters()], lr=config.lr),
+        policy, value,
+        torch.optim.Adam([*policy.parameters(), *value.parameters()], lr=config.lr),
         AdaptiveKLController(config.kl_coef, config.kl_target, config.kl_horizon)
-        if config.kl_target else FixedKLController(config.kl_coef),
+        if adapts else FixedKLController(config.kl_coef),
         torch.Generator().manual_seed(config.seed),
         torch.Generator(device).manual_seed(config.seed))
-
-
-def state_tensors(state: TrainingState) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The state as tensors and numbers, to be written down; `restore_state` is its inverse."""
-    tensors = {f"policy.{k}": v for k, v in state.policy.state_dict().items()}
-    tensors |= {f"value.{k}": v for k, v in state.value.state_dict().items()}
-    for i, moments in state.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{k}": v for k, v in moments.items()}
-    tensors |= {"generator": state.generator.get_state(), "sampler": state.sampler.get_state()}
-    return tensors, {"update": state.update, "kl_coef": state.kl_controller.value}
-
-
-def restore_state(state: TrainingState, tensors: dict[str, Tensor], numbers: dict[str, float]) -> None:
-    """Put a state back to where it was, so that training goes on with the same numbers."""
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-    state.policy.load_state_dict(part("policy."))
-    state.value.load_state_dict(part("value."))
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in part("optimizer.").items():
-        i, key = name.split(".")
-        moments.setdefault(int(i), {})[key] = tensor
-    state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": moments})
-    state.generator.set_state(tensors["generator"])
-    state.sampler.set_state(tensors["sampler"])
-    state.kl_controller.value, state.update = numbers["kl_coef"], int(numbers["update"])
 
 
 def train_rlhf(
@@ -139,84 +115,86 @@ def train_rlhf(
     advantage_fn: Callable[..., tuple[Tensor, Tensor]] = gae,
     penalty_loss: Callable[..., Tensor] = kl_loss,
 ) -> TrainingState:
-    """Updates `state` until `config.updates` batches are done; `after_update` gets each one's metrics."""
-    policy, value, device = state.policy, state.value, reference.embed.weight.device
+    """Train `state` until `config.updates` batches are done; `after_update` gets the metrics."""
+    policy, value, optimizer = state.policy, state.value, state.optimizer
     parameters = [*policy.parameters(), *value.parameters()]
-    table = helpdesk.desk().to(device)
+    table = helpdesk.desk().to(reference.embed.weight.device)
     in_reward = config.kl_placement == "reward"
 
     def read(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         logits = response_logits(policy, x, y, config.temperature)
         ref_logits = response_logits(reference, x, y, config.temperature)
         return (gather_logprobs(logits, y), gather_logprobs(ref_logits, y),
-                exact_kl(logits, ref_logits), values_of(value, x, y))
+                exact_kl(logits, ref_logits), values_of(value, x, y), reward_model(x, y))
 
     def reread(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         logits = response_logits(policy, x, y, config.temperature)
-        return gather_logprobs(logits, y), values_of(value, x, y), measure.token_entropy(logits.detach())
+        entropy = measure.token_entropy(logits.detach())
+        return gather_logprobs(logits, y), values_of(value, x, y), entropy
 
     while state.update < config.updates:
         # 1. Sample a batch of responses from the policy as it is: from here on it is π_old.
         rows = helpdesk.draw_prompts(table, config.batch_size, state.generator)
         replies, _ = sample(policy, table.prompts[rows], config.response_length, state.sampler,
                             config.temperature)
-        lengths = lengths_of(table.prompts[rows], replies)  # waits for the GPU, once a batch
+        lengths = lengths_of(table.prompts[rows], replies)  # waits for a GPU, once a batch
         prompts, responses = trim(table.prompts[rows], replies, lengths)
         mask = reply_mask(responses)
 
         with torch.inference_mode():
-            # 2. Score them; a response that was cut off pays for it.
-            scores, = by_length(lambda x, y: (reward_model(x, y),), prompts, responses, lengths, parts=6)
+            # 2. Log-probabilities under π_old and π_ref, their KL, the critic's values, the scores.
+            old_logprobs, ref_logprobs, kl_ref, old_values, scores = by_length(
+                read, prompts, responses, lengths, parts=6)
             cut_off = (responses != helpdesk.EOS).all(1).float()
             scores = scores - config.missing_eos_penalty * cut_off
 
-            # 3. Log-probabilities under π_old and π_ref, their KL, and what the critic expects.
-            old_logprobs, ref_logprobs, kl_ref, old_values = by_length(
-                read, prompts, responses, lengths, parts=6)
-
-            # 4. Rewards with the KL penalty (if it is there), then advantages and returns.
+            # 3. Rewards, with the KL penalty if it is there.
             kl_coef = state.kl_controller.value
             rewards = penalized_rewards(scores, old_logprobs, ref_logprobs, mask,
                                         kl_coef if in_reward else 0.0, config.kl_estimator)
             if config.whiten_rewards:
                 rewards = masked_whiten(rewards, mask, shift_mean=False)
-            raw_advantages, returns = advantage_fn(rewards, old_values, mask, config.gamma, config.lam)
-            advantages = masked_whiten(raw_advantages, mask) if config.whiten_advantages else raw_advantages
+
+            # 4. Advantages, and the returns that the critic learns.
+            raw, returns = advantage_fn(rewards, old_values, mask, config.gamma, config.lam)
+            advantages = masked_whiten(raw, mask) if config.whiten_advantages else raw
+            rollout = Rollout(prompts, responses, lengths, mask, scores, old_logprobs, ref_logprobs,
+                              kl_ref, old_values, rewards, raw, advantages, returns)
 
         # 5. A few passes over the batch, one optimiser step a minibatch.
-        lr = config.lr * (1 - state.update / config.updates if config.lr_schedule == "linear" else 1)
-        state.optimizer.param_groups[0]["lr"] = lr
+        left = 1 - state.update / config.updates if config.lr_schedule == "linear" else 1
+        optimizer.param_groups[0]["lr"] = config.lr * left
         steps: list[dict[str, Tensor]] = []
         for _ in range(config.num_ppo_epochs):
             shuffled = torch.randperm(config.batch_size, generator=state.generator)
-            for batch in shuffled.tensor_split(config.num_mini_batches):
-                m, A, R = mask[batch], advantages[batch], returns[batch]
+            for part in shuffled.tensor_split(config.num_mini_batches):
+                b = rollout[part]
                 logprobs, values, entropy = by_length(
-                    reread, prompts[batch], responses[batch], lengths[batch], parts=3)
-                pg_loss = policy_loss(logprobs, old_logprobs[batch], A, m, config.cliprange)
-                vf_loss = value_loss(values, old_values[batch], R, m, config.cliprange_value)
+                    reread, b.prompts, b.responses, b.lengths, parts=3)
+                pg_loss = policy_loss(logprobs, b.old_logprobs, b.advantages, b.mask,
+                                      config.cliprange)
+                vf_loss = value_loss(values, b.old_values, b.returns, b.mask,
+                                     config.cliprange_value)
                 loss = pg_loss + config.vf_coef * vf_loss
                 if not in_reward and kl_coef > 0:
-                    loss = loss + kl_coef * penalty_loss(
-                        logprobs, ref_logprobs[batch], m, config.kl_estimator)
-                state.optimizer.zero_grad()
+                    loss = loss + kl_coef * penalty_loss(logprobs, b.ref_logprobs, b.mask,
+                                                         config.kl_estimator)
+                optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-                state.optimizer.step()
-                steps.append(measure.step_metrics(
-                    logprobs.detach(), old_logprobs[batch], A, m, config.cliprange, values.detach(),
-                    old_values[batch], config.cliprange_value, entropy)
-                    | {"loss/policy_avg": pg_loss.detach(), "loss/value_avg": vf_loss.detach()})
+                optimizer.step()
+                steps.append(measure.step_metrics(b, logprobs.detach(), values.detach(), entropy,
+                                                  config.cliprange, config.cliprange_value)
+                             | {"loss/policy_avg": pg_loss.detach(),
+                                "loss/value_avg": vf_loss.detach()})
             if config.target_kl and float(steps[-1]["policy/approxkl_avg"]) > config.target_kl:
                 break
 
         # 6. What happened, in numbers; the adaptive β reacts to it.
         state.update += 1
-        metrics = measure.update_metrics(
-            scores, old_logprobs, ref_logprobs, kl_ref, rewards,
-            raw_advantages, advantages, old_values, returns, mask, steps)
-        metrics |= {"update": state.update, "episode": state.update * config.batch_size, "lr": lr,
-                    "objective/kl_coef": kl_coef}
+        metrics = {"update": state.update, "episode": state.update * config.batch_size,
+                   "lr": config.lr * left, "objective/kl_coef": kl_coef,
+                   **measure.update_metrics(rollout, steps, len(steps) - config.num_mini_batches)}
         state.kl_controller.update(metrics["objective/kl"], config.batch_size)
         after_update(state, metrics)
     return state

@@ -18,9 +18,14 @@ from rlhf_edu.lab.model import Transformer, next_token_logits
 
 
 @torch.inference_mode()
-def sample(model: Transformer, prompts: Tensor, response_length: int,
-           generator: torch.Generator, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Replies (B, T) padded after <eos>, and the log-probability (B, T) of each token, 0 on padding.
+def sample(
+    model: Transformer,
+    prompts: Tensor,
+    response_length: int,
+    generator: torch.Generator,
+    temperature: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Replies (B, T) padded after <eos>, and the log-probabilities (B, T) of their tokens.
 
     T is `response_length`; a reply that reaches it without <eos> is cut off. Prompts (B, L) are
     left-padded. Nothing in here waits for a GPU.
@@ -50,7 +55,14 @@ def sample(model: Transformer, prompts: Tensor, response_length: int,
             break
         if on_cpu and 2 * int(ended.sum()) > len(rows):  # half have ended: go on without them
             left = (~ended).nonzero()[:, 0]
-            rows, ended, token, left_padding = rows[left], ended[left], token[left], left_padding[left]
+            rows, ended, token, left_padding = (
+                rows[left],
+                ended[left],
+                token[left],
+                left_padding[left],
+            )
             cache = [(k[left], v[left]) for k, v in cache]
-        hidden = model.trunk(token[:, None], L, cache, start=L + t, left_padding=left_padding)[:, -1]
+        hidden = model.trunk(token[:, None], L, cache, start=L + t, left_padding=left_padding)[
+            :, -1
+        ]
     return responses, logprobs

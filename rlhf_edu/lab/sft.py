@@ -15,7 +15,11 @@ from rlhf_edu.lab import helpdesk
 from rlhf_edu.lab.batching import grouped_batches, trim
 from rlhf_edu.lab.gold import reply_mask
 from rlhf_edu.lab.model import (
-    ModelConfig, Transformer, gather_logprobs, language_model, response_logits,
+    ModelConfig,
+    Transformer,
+    gather_logprobs,
+    language_model,
+    response_logits,
 )
 from rlhf_edu.lab.record import check_range
 
@@ -33,8 +37,16 @@ class SFTConfig:
     response_length: int = 32  # longest reply, in tokens
 
     def __post_init__(self) -> None:
-        check_range(self, seed=(0, 2**31), n_demonstrations=(1, 10**7), epochs=(1, 1000),
-                    batch_size=(1, 10**6), lr=(0, 1), max_grad_norm=(0, 1e6), response_length=(1, 48))
+        check_range(
+            self,
+            seed=(0, 2**31),
+            n_demonstrations=(1, 10**7),
+            epochs=(1, 1000),
+            batch_size=(1, 10**6),
+            lr=(0, 1),
+            max_grad_norm=(0, 1e6),
+            response_length=(1, 48),
+        )
 
 
 def sft_loss(logprobs: Tensor, mask: Tensor) -> Tensor:
@@ -42,9 +54,13 @@ def sft_loss(logprobs: Tensor, mask: Tensor) -> Tensor:
     return -(logprobs * mask).sum() / mask.sum()
 
 
-def train_sft(config: SFTConfig, model_config: ModelConfig, device: torch.device,
-              loss_fn: Callable[[Tensor, Tensor], Tensor] = sft_loss,
-              log: Callable[[int, dict[str, float]], None] = lambda step, metrics: None) -> Transformer:
+def train_sft(
+    config: SFTConfig,
+    model_config: ModelConfig,
+    device: torch.device,
+    loss_fn: Callable[[Tensor, Tensor], Tensor] = sft_loss,
+    log: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
+) -> Transformer:
     """The reference policy. `log` gets (step, metrics) about ten times an epoch."""
     # 1. The model, and demonstrations to random training prompts.
     torch.manual_seed(config.seed)
@@ -75,5 +91,6 @@ def train_sft(config: SFTConfig, model_config: ModelConfig, device: torch.device
             schedule.step()
             step += 1
             if step % max(1, steps // (10 * config.epochs)) == 0:
-                log(step, {"loss/sft": float(loss.detach()), "lr": schedule.get_last_lr()[0]})
+                lr = float(schedule.get_last_lr()[0])
+                log(step, {"loss/sft": float(loss.detach()), "lr": lr})
     return policy.eval()

@@ -1,0 +1,56 @@
+"""What changes while a policy is trained, and how it is written down and put back.
+
+Saved whole, a run that was interrupted continues with the same numbers: weights, Adam's moments,
+both random generators, the adaptive β and the count of updates.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlhf_edu.kl_penalty import AdaptiveKLController, FixedKLController
+from rlhf_edu.lab.model import Transformer
+
+
+@dataclass
+class TrainingState:
+    """Everything that changes during training."""
+
+    policy: Transformer  # π_θ
+    value: Transformer  # V_ω
+    optimizer: torch.optim.Optimizer  # of both
+    kl_controller: FixedKLController | AdaptiveKLController  # holds β
+    generator: torch.Generator  # of prompts and minibatches, on the host
+    sampler: torch.Generator  # of responses, on the models' device
+    update: int = 0  # batches done
+
+
+def state_tensors(state: TrainingState) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The state as tensors and numbers, to be written down; `restore_state` is its inverse."""
+    tensors = {f"policy.{k}": v for k, v in state.policy.state_dict().items()}
+    tensors |= {f"value.{k}": v for k, v in state.value.state_dict().items()}
+    for i, moments in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{i}.{k}": v for k, v in moments.items()}
+    tensors |= {"generator": state.generator.get_state(), "sampler": state.sampler.get_state()}
+    return tensors, {"update": state.update, "kl_coef": state.kl_controller.value}
+
+
+def restore_state(
+    state: TrainingState, tensors: dict[str, Tensor], numbers: dict[str, float]
+) -> None:
+    """Put a state back to where it was, so that training goes on with the same numbers."""
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    state.policy.load_state_dict(part("policy."))
+    state.value.load_state_dict(part("value."))
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in part("optimizer.").items():
+        i, key = name.split(".")
+        moments.setdefault(int(i), {})[key] = tensor
+    state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": moments})
+    state.generator.set_state(tensors["generator"])
+    state.sampler.set_state(tensors["sampler"])
+    state.kl_controller.value, state.update = numbers["kl_coef"], int(numbers["update"])
