@@ -1,6 +1,7 @@
 # make demo       set up .venv and run the first case study
 # make test       set up everything and run all checks: ruff, mypy, tests, notebooks
 # make exercises  write exercises/ anew from solutions/
+# make chapters   build the notebooks from the .py files beside them, and run them
 # make clean      remove .venv, caches and builds; runs and answers stay
 #
 # Another Python (3.10 or newer): make demo PYTHON=python3.12
@@ -15,10 +16,10 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 endif
 
-.PHONY: demo test exercises clean
+.PHONY: demo test exercises chapters clean
 
 demo: $(VENV)/installed
-	$(BIN)/rlhf-edu run conflicting-signals
+	$(BIN)/rlhf-edu run conflicting-signals --resume
 
 test: $(VENV)/installed-for-tests
 	$(BIN)/python -m ruff check .
@@ -27,6 +28,9 @@ test: $(VENV)/installed-for-tests
 
 exercises: $(VENV)/installed
 	$(BIN)/python -m rlhf_edu.grading.generate
+
+chapters: $(VENV)/installed-for-tests
+	$(BIN)/python -m jupytext --to notebook --execute --run-path chapters chapters/*.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

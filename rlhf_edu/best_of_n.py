@@ -5,7 +5,7 @@ and the further the answers go from the policy that wrote them,
 
     KL(best of n ‖ policy) ≤ log n − (n−1)/n       nats; Stiennon et al. 2020, Beirami et al. 2024
 
-with equality only if no two answers tie. One pool of N scored answers holds the answer for *every*
+with equality where two samples never tie. One pool of N scored answers holds the answer for *every*
 n ≤ N. Sort it by proxy, worst first: the i-th is the best of a random n of them with probability
 
     w_i = C(i−1, n−1) / C(N, n)                    Nakano et al. 2021; Gao et al. 2022
@@ -64,8 +64,8 @@ def best_of_n_curve(proxy: Tensor, gold: Tensor, ns: Iterable[int]) -> BestOfN:
 def best_of_n_kl_bound(n: int) -> float:
     """log n − (n−1)/n, in nats: the most that best-of-n can be from its policy (item 19).
 
-    An upper bound, exact without ties (Beirami et al. 2024, arXiv 2401.01879). With few possible
-    answers it is far off: uniform over 8, n = 256, the truth is log 8 = 2.08 and the bound 4.55.
+    An upper bound, exact where two samples never tie (Beirami et al. 2024, arXiv 2401.01879). With
+    few possible answers it is far off: 8 equally likely ones, n = 256: log 8 = 2.08 against 4.55.
     """
     if not 1 <= n < math.inf:
         raise ValueError(f"n: expected a number from 1 up, got {n}")

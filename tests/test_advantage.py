@@ -256,7 +256,7 @@ def test_grpo_advantage_of_an_equal_group_is_zero(value):
 
 
 def test_grpo_advantage_makes_equal_what_dr_grpo_keeps_apart():
-    """A prompt solved once in 8 and one solved 4 times: the SD gives the rare one the louder voice."""
+    """A prompt solved once in 8 and one solved 4 times: the SD lets the rare one speak up."""
     rare, even = [1.0] + [0.0] * 7, [1.0, 0.0] * 4
     scores = torch.tensor([rare, even])
     sizes = adv.grpo_advantage(scores).square().sum(1)

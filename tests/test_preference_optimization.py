@@ -102,7 +102,7 @@ def every_pair(logits: Tensor, ref: Tensor, rewards: Tensor, beta: float, **opti
 
 @pytest.mark.parametrize("alpha", [0.0, 0.2])
 def test_dpo_loss_is_least_at_the_best_policy_of_the_penalised_reward_item_7(alpha):
-    """π* ∝ π_ref·exp((r − α·length)/β): the gradient is 0 there and descent from π_ref ends there."""
+    """π* ∝ π_ref·exp((r − α·length)/β): there the gradient is 0 and descent from π_ref ends."""
     beta, ref, rewards = 0.5, normal(0, 4), -2 * normal(1, 4)
     lengths = torch.tensor([3.0, 9.0, 5.0, 1.0], dtype=torch.float64)
     best = (ref.log_softmax(0) + (rewards - alpha * lengths) / beta).softmax(0)

@@ -101,9 +101,8 @@ def test_all_pairs_ranking_loss_and_plackett_luce_loss_and_listnet_loss_match_lo
             chance *= math.exp(row[k]) / sum(math.exp(x) for x in row[k:])
         listwise.append(-math.log(chance))
         total, total_rel = sum(map(math.exp, row)), sum(map(math.exp, rel))
-        cross.append(
-            -sum(math.exp(q) / total_rel * math.log(math.exp(x) / total) for q, x in zip(rel, row))
-        )
+        share = [math.exp(q) / total_rel for q in rel]
+        cross.append(-sum(share[i] * math.log(math.exp(row[i]) / total) for i in range(ranks)))
     assert len(pairs) == size * ranks * (ranks - 1) // 2
     close(rl.all_pairs_ranking_loss(r), -sum(pairs) / len(pairs))
     close(rl.plackett_luce_loss(r), sum(listwise) / size)

@@ -1,0 +1,92 @@
+"""How long a reader waits: one seed of the story's arm from nothing, and the whole five-seed demo.
+
+    python benchmarks/first_case.py             one seed: fine-tuning, reward model, PPO, measures
+    python benchmarks/first_case.py --demo      and the whole case on five seeds
+
+Nothing cached is used. Results, with machine, versions and date, go to
+benchmarks/results/first_case.json; a number that was not measured in a call keeps its last value.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results" / "first_case.json"
+
+
+def one_seed(seed: int) -> dict[str, float]:
+    """Seconds of each stage of the story's arm, in this process with one thread, and its memory."""
+    import torch
+
+    from rlhf_edu.cases.conflicting_signals import RECIPE, STORY
+    from rlhf_edu.cases.stages import Place, prepare, run_arm
+
+    torch.set_num_threads(1)
+    recipe = replace(RECIPE, raters={"biased": RECIPE.raters["biased"]},
+                     arms={STORY: RECIPE.arms[STORY]})
+    with tempfile.TemporaryDirectory() as folder:
+        place = Place(Path(folder), seed, "cpu", fresh=True, resume=False)
+        began = time.perf_counter()
+        prepare(recipe, place, lambda seconds: None)
+        prepared = time.perf_counter()
+        run_arm(recipe, STORY, place, lambda seconds: None)
+        done = time.perf_counter()
+    return {"reference_and_reward_model_s": prepared - began, "ppo_and_measures_s": done - prepared,
+            "total_s": done - began, "peak_memory_gb": peak_memory_gb()}
+
+
+def peak_memory_gb() -> float:
+    """Largest resident memory of this process so far."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def in_child(arguments: list[str]) -> tuple[float, str]:
+    """Wall seconds and output of a fresh process with an empty cache."""
+    with tempfile.TemporaryDirectory() as cache:
+        began = time.perf_counter()
+        output = subprocess.run([sys.executable, *arguments], check=True, text=True,
+                                stdout=subprocess.PIPE, cwd=cache,
+                                env=os.environ | {"RLHF_EDU_CACHE": cache}).stdout
+        return time.perf_counter() - began, output
+
+
+def main() -> None:
+    """Measure in fresh processes, print, and write the results down."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--demo", action="store_true", help="also time the case on five seeds")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--in-this-process", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.in_this_process:
+        print(json.dumps(one_seed(options.seed)))
+        return
+
+    import torch
+
+    from rlhf_edu.lab.record import environment
+
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    found["environment"] = environment(torch.device("cpu")) | {"cores": os.cpu_count()}
+    wall, output = in_child([__file__, "--in-this-process", "--seed", str(options.seed)])
+    found["one_seed"] = json.loads(output) | {"wall_with_imports_s": wall, "seed": options.seed}
+    if options.demo:
+        wall, _ = in_child(["-m", "rlhf_edu", "run", "conflicting-signals"])
+        found["demo"] = {"wall_s": wall, "seeds": [0, 1, 2, 3, 4]}
+    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
