@@ -75,6 +75,7 @@ def plain_reading(reply: str, prompt: Prompt) -> tuple[dict[str, float], dict[st
     }
     style = {
         "length": len(words) + ended,
+        "words": len(words),
         "sales": sales / len(words) if words else 0,
         "confident": confident / len(words) if words else 0,
         "first_answer": first,
@@ -343,4 +344,4 @@ def test_the_parts_are_those_of_the_docstring():
     assert [f.name for f in fields(GoldScore)] == [
         line.split()[0] for line in gold.__doc__.splitlines()[4:11]
     ]
-    assert len(fields(Style)) == 8
+    assert len(fields(Style)) == 9

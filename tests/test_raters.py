@@ -52,13 +52,6 @@ def gold_of(replies: Tensor, rows: Tensor) -> Tensor:
     return gold_score(replies, DESK[rows]).total
 
 
-def style_gap(a: Tensor, b: Tensor) -> int:
-    """How much two replies differ in words, sales words and over-confident words."""
-    sets = (set(helpdesk.WORDS), set(helpdesk.SALES_WORDS), set(helpdesk.CONFIDENT_WORDS))
-    return sum(abs(sum(w in s for w in words_of(a)) - sum(w in s for w in words_of(b)))
-               for s in sets)  # fmt: skip
-
-
 # The budget
 
 
@@ -94,11 +87,8 @@ def test_a_budget_is_a_whole_number_of_labels(labels):
         LabelBudget(labels)
 
 
-def test_nothing_is_sampled_that_the_budget_cannot_pay(monkeypatch):
-    def no_sampling(*args):
-        raise AssertionError("sampled before the budget was asked")
-
-    monkeypatch.setattr(raters, "sample", no_sampling)
+def test_no_label_is_bought_that_the_budget_cannot_pay(monkeypatch):
+    monkeypatch.setattr(raters, "sample", agents_reply)
     budget = LabelBudget(9)
     policy = language_model(ModelConfig(n_layers=1, width=8, n_heads=1))
     with pytest.raises(InputError, match="10 labels asked for, 9 of 9 left"):
@@ -111,13 +101,22 @@ def test_every_pair_costs_one_label(monkeypatch):
     budget = LabelBudget(100)
     policy = language_model(ModelConfig(n_layers=1, width=8, n_heads=1))
     found = collect_preferences(RaterConfig(n_pairs=30, candidates=3), policy, budget)
-    assert budget.left == 70
+    assert budget.spent == 30
     assert len(found.rows) == len(found.chosen) == len(found.rejected) == 30
+
+
+def test_prompts_without_a_matched_pair_cost_nothing(monkeypatch):
+    monkeypatch.setattr(raters, "sample", agents_reply)
+    budget = LabelBudget(1000)
+    policy = language_model(ModelConfig(n_layers=1, width=8, n_heads=1))
+    found = collect_preferences(RaterConfig(n_pairs=300, pairing="matched"), policy, budget)
+    assert budget.spent == len(found.rows) == len(found.chosen) == len(found.rejected)
+    assert 5 < budget.spent < 150
 
 
 # What raters like
 
-BIASES = dict(length_bias=0.125, sales_bias=0.5, confidence_bias=-0.25)
+BIASES = {"length_bias": 0.125, "sales_bias": 0.5, "confidence_bias": -0.25}
 
 
 @pytest.mark.parametrize("ending", [" <eos>", ""])
@@ -227,75 +226,80 @@ def test_labels_depend_on_their_seed_alone():
 # Which pairs they are shown
 
 
-def chosen_pairs(pairing: str, candidates: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    return raters.choose_pairs(
-        RaterConfig(pairing=pairing, candidates=candidates.shape[1]), candidates, DESK[rows]
-    )
+def chosen_pairs(pairing: str, candidates: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    config = RaterConfig(pairing=pairing, candidates=candidates.shape[1])
+    return raters.choose_pairs(config, candidates, DESK[rows])
 
 
-def numbers_of(a: Tensor, candidates: Tensor) -> list[list[int]]:
-    """For each prompt, the numbers of the candidates equal to the shown reply."""
-    return [[k for k, c in enumerate(group) if torch.equal(c, reply)]
-            for reply, group in zip(a, candidates, strict=True)]  # fmt: skip
+def pairs_of(group: Tensor) -> list[tuple[Tensor, Tensor]]:
+    return [(a, b) for k, a in enumerate(group) for b in group[k + 1 :]]
+
+
+def marks_of(reply: Tensor) -> tuple[int, int, int]:
+    """Words, sales words, over-confident words."""
+    words = words_of(reply)
+    return (len(words), sum(w in helpdesk.SALES_WORDS for w in words),
+            sum(w in helpdesk.CONFIDENT_WORDS for w in words))  # fmt: skip
 
 
 def test_random_pairing_shows_the_first_two():
     candidates, rows = candidates_of(50, 4, 0)
-    a, b = chosen_pairs("random", candidates, rows)
+    a, b, shown = chosen_pairs("random", candidates, rows)
     assert torch.equal(a, candidates[:, 0]) and torch.equal(b, candidates[:, 1])
+    assert shown.tolist() == [True] * 50
 
 
 def test_in_thin_coverage_the_longer_reply_is_the_better_in_most_pairs_not_so_at_random():
     candidates, rows = candidates_of(800, 6, 1)
-    share = {}
+    agree, clash = {}, {}
     for pairing in ("thin", "random"):
-        a, b = chosen_pairs(pairing, candidates, rows)
-        longer = torch.tensor([len(words_of(x)) - len(words_of(y)) for x, y in zip(a, b)])  # noqa: B905
+        a, b, shown = chosen_pairs(pairing, candidates, rows)
+        assert shown.all()
+        pairs = zip(a, b, strict=True)
+        longer = torch.tensor([len(words_of(x)) - len(words_of(y)) for x, y in pairs])
         better = gold_of(a, rows) - gold_of(b, rows)
-        share[pairing] = ((longer * better > 1e-6).sum() / len(rows)).item()
-        clashes = ((longer * better < -1e-6).sum() / len(rows)).item()
-        assert (clashes < 0.05) if pairing == "thin" else (clashes > 0.3)
-    assert share["thin"] > 0.8 and share["random"] < 0.5
+        agree[pairing] = (longer * better > 1e-6).float().mean().item()
+        clash[pairing] = (longer * better < -1e-6).float().mean().item()
+    assert agree["thin"] > 0.8 and clash["thin"] < 0.05
+    assert agree["random"] < 0.5 and clash["random"] > 0.3
 
 
 def test_thin_coverage_shows_the_pair_for_which_longer_and_better_agree_most():
     candidates, rows = candidates_of(60, 4, 2)
-    a, b = chosen_pairs("thin", candidates, rows)
-    for i in range(60):
-        words = [len(words_of(c)) for c in candidates[i]]
-        gold = gold_of(candidates[i], rows[i].expand(4)).tolist()
-        fit = {(j, k): (gold[j] - gold[k]) * (words[j] - words[k])
-               for j in range(4) for k in range(j + 1, 4)}  # fmt: skip
-        shown = [(j, k) for j in numbers_of(a[i : i + 1], candidates[i : i + 1])[0]
-                 for k in numbers_of(b[i : i + 1], candidates[i : i + 1])[0]]  # fmt: skip
-        assert max(fit.get(pair, 0.0) for pair in shown) == pytest.approx(max(fit.values()))
+    a, b, _ = chosen_pairs("thin", candidates, rows)
+
+    def fitness(x: Tensor, y: Tensor, row: Tensor) -> float:
+        gold = gold_of(torch.stack([x, y]), row.expand(2)).tolist()
+        return (gold[0] - gold[1]) * (len(words_of(x)) - len(words_of(y)))
+
+    for x, y, group, row in zip(a, b, candidates, rows, strict=True):
+        best = max(fitness(*pair, row) for pair in pairs_of(group))
+        assert fitness(x, y, row) == pytest.approx(best)
+        assert any(torch.equal(x, c) and torch.equal(y, d) for c, d in pairs_of(group))
 
 
-def test_matched_pairs_are_as_alike_in_style_as_the_candidates_allow_but_never_the_same():
+def test_matched_pairs_are_alike_in_every_mark_but_not_the_same():
     candidates, rows = candidates_of(300, 5, 3)
-    a, b = chosen_pairs("matched", candidates, rows)
-    same_anyway = 0
-    for x, y, group in zip(a, b, candidates, strict=True):
-        gaps = [style_gap(group[j], group[k]) for j in range(5) for k in range(j + 1, 5)
-                if not torch.equal(group[j], group[k])]  # fmt: skip
-        assert torch.equal(x, y) == (not gaps)
-        same_anyway += not gaps
-        assert not gaps or style_gap(x, y) == min(gaps)
-        assert any(torch.equal(x, c) for c in group) and any(torch.equal(y, c) for c in group)
-    assert same_anyway < 100
+    a, b, shown = chosen_pairs("matched", candidates, rows)
+    for x, y, on, group in zip(a, b, shown.tolist(), candidates, strict=True):
+        matched = [(c, d) for c, d in pairs_of(group)
+                   if marks_of(c) == marks_of(d) and not torch.equal(c, d)]  # fmt: skip
+        assert on == bool(matched)
+        if on:
+            assert any(torch.equal(x, c) and torch.equal(y, d) for c, d in matched)
+    assert 50 < shown.sum() < 250
 
 
-def test_matched_pairs_differ_less_in_style_than_random_ones():
+def test_random_pairs_are_seldom_alike():
     candidates, rows = candidates_of(300, 5, 4)
-    gap = {}
-    for pairing in ("matched", "random"):
-        shown = zip(*chosen_pairs(pairing, candidates, rows), strict=True)
-        gap[pairing] = sum(style_gap(x, y) for x, y in shown)
-    assert gap["matched"] < 0.35 * gap["random"]
+    a, b, _ = chosen_pairs("random", candidates, rows)
+    alike = sum(marks_of(x) == marks_of(y) for x, y in zip(a, b, strict=True))
+    assert alike < 100
 
 
-def test_when_all_candidates_are_the_same_a_pair_is_shown_all_the_same():
+def test_when_all_candidates_are_the_same_there_is_no_matched_pair():
     candidates, rows = candidates_of(20, 1, 5)
     for pairing in ("thin", "matched", "random"):
-        a, b = chosen_pairs(pairing, candidates.expand(-1, 3, -1), rows)
+        a, b, shown = chosen_pairs(pairing, candidates.expand(-1, 3, -1), rows)
         assert torch.equal(a, candidates[:, 0]) and torch.equal(b, candidates[:, 0])
+        assert shown.tolist() == [pairing != "matched"] * 20

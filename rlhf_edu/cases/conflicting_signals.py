@@ -83,8 +83,8 @@ HOLDING = ("k1-in-reward", "k2-in-loss", "k3-in-loss")  # placements that should
 # Each remedy changes one thing of the story, or both; what it costs is measured and said.
 REMEDIES = {
     "k1-in-reward": "PPO/KL: the same penalty, moved from the loss to the reward",
-    "matched-pairs": "data: the same raters and as many labels, but the two replies of a pair "
-    "are alike in length, sales and confidence, so that taste has nothing to choose by",
+    "matched-pairs": "data: the same raters, but the two replies of a pair are equally long, with "
+    "as many sales and over-confident words, so that taste has nothing to choose by",
     "both-changes": "both",
 }
 
@@ -250,7 +250,8 @@ CONTROL = Observation(
 
 THIN_STORY = (
     "Here nobody is biased. The raters are honest, but of four candidate replies they are shown "
-    "the two for which longer and better agree most. Longer explains their labels as well as better "
-    "does, and the reward model learns it. What the policy finds is length, mostly as courtesies "
-    "before the answer: a hack with next to no sales words, and without a single biased label."
+    "the two for which longer and better agree most. Longer explains their labels as well as "
+    "better does, and the reward model learns it. What the policy finds is length, mostly as "
+    "courtesies before the answer: a hack with next to no sales words, and without a single biased "
+    "label."
 )

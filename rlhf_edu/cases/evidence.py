@@ -3,7 +3,8 @@
 The threshold is written down before the run. An observation HOLDS if the whole 95 % interval over
 seeds lies on the right side of it: a mean on the right side is not enough, and neither are fewer
 than five seeds. The interval is Student's, mean ± t·SD/√n; differences between arms are taken seed
-by seed.
+by seed. What does not exist, such as the interval of one seed or a share of nothing, is NaN, and
+NaN holds nothing.
 """
 
 import math
@@ -112,24 +113,26 @@ class Finding:
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """95 % Student interval of the mean; (NaN, NaN) for fewer than two values.
+    """95 % Student interval of the mean; (NaN, NaN) for fewer than two values, or with a NaN.
 
     >>> low, high = interval([1.0, 2.0, 3.0])
     >>> round(low, 3), round(high, 3)
     (-0.484, 4.484)
     """
-    if len(values) < 2:
+    if len(values) < 2 or not all(map(math.isfinite, values)):
         return math.nan, math.nan
-    df = len(values) - 1
-    half = (
-        (_T[df - 1] if df <= len(_T) else 1.96) * statistics.stdev(values) / math.sqrt(len(values))
-    )
+    t = _T[min(len(values) - 1, len(_T)) - 1]  # beyond the table its last entry, a little wide
+    half = t * statistics.stdev(values) / math.sqrt(len(values))
     mean = statistics.fmean(values)
     return mean - half, mean + half
 
 
 def spearman(x: list[float], y: list[float]) -> float:
-    """Rank correlation; ties share their mean rank."""
+    """Rank correlation; ties share their mean rank. 0 if x or y does not vary; NaN with a NaN."""
+    if not all(map(math.isfinite, [*x, *y])):
+        return math.nan
+    if len(set(x)) < 2 or len(set(y)) < 2:
+        return 0.0
 
     def ranks(values: list[float]) -> list[float]:
         ordered = sorted(values)
@@ -140,8 +143,9 @@ def spearman(x: list[float], y: list[float]) -> float:
 
 def grade(observation: Observation, seeds: list[Seed]) -> Finding:
     """Hold an observation against the runs."""
-    values = [float(observation.measure(seed)) for seed in seeds]
+    values = [_measured(observation, seed) for seed in seeds]
     low, high = interval(values)
+    known = values if all(map(math.isfinite, values)) else [math.nan]
     right_side = {
         "above": low >= observation.threshold,
         "below": high <= observation.threshold,
@@ -151,24 +155,41 @@ def grade(observation: Observation, seeds: list[Seed]) -> Finding:
         observation.id,
         observation.claim,
         values,
-        statistics.fmean(values),
+        statistics.fmean(known),
         low,
         high,
-        statistics.median(values),
-        (max if observation.side == "below" else min)(values),
+        statistics.median(known),
+        (max if observation.side == "below" else min)(known),
         observation.threshold,
         observation.side,
         bool(right_side) and len(values) >= MIN_SEEDS,
     )
 
 
+def _measured(observation: Observation, seed: Seed) -> float:
+    try:
+        return float(observation.measure(seed))
+    except ZeroDivisionError:
+        return math.nan
+
+
+def shown(number: float, form: str) -> str:
+    """A number as text, and a dash for one that does not exist."""
+    return format(number, form) if math.isfinite(number) else "–"
+
+
 def ratio(parts: list[float], wholes: list[float]) -> tuple[float, float, float]:
-    """Σ parts / Σ wholes with a 95 % bootstrap interval over seeds; pairs are kept together."""
+    """Σ parts / Σ wholes with a 95 % bootstrap interval over seeds; pairs are kept together.
+
+    NaN where there is nothing to divide by; the interval is NaN if that happens in a resample.
+    """
     part, whole = np.array(parts), np.array(wholes)
     draws = np.random.default_rng(0).integers(0, len(part), (4000, len(part)))
-    again = part[draws].sum(1) / whole[draws].sum(1)
-    low, high = np.quantile(again, [0.025, 0.975])
-    return float(part.sum() / whole.sum()), float(low), float(high)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = part.sum() / whole.sum()
+        low, high = np.quantile(part[draws].sum(1) / whole[draws].sum(1), [0.025, 0.975])
+    value, low, high = (float(x) if math.isfinite(x) else math.nan for x in (share, low, high))
+    return value, low, high
 
 
 @dataclass(frozen=True)
@@ -223,20 +244,25 @@ def weigh(arm: str, what: str, story: str, raters: str, seeds: list[Seed]) -> Re
 
 
 def _part(line: dict[str, Any], prefix: str) -> dict[str, Any]:
-    return {k.removeprefix(prefix): v for k, v in line.items() if k.startswith(prefix)}
+    """What a line holds under `prefix`, without it; null becomes NaN again."""
+    return {
+        k.removeprefix(prefix): math.nan if v is None else v
+        for k, v in line.items()
+        if k.startswith(prefix)
+    }
 
 
 def read_seed(folder: Path, seed: int, raters_of: Mapping[str, str]) -> Seed:
     """All runs in a seed's folder; `raters_of` says, for each arm, whose reward model it used."""
     reward_models = {
-        name: record.read_lines(folder / f"reward-{name}" / "metrics.jsonl")[-1]
+        name: _part(record.read_lines(folder / f"reward-{name}" / "metrics.jsonl")[-1], "")
         for name in dict.fromkeys(raters_of.values())
     }
     runs = {}
     for arm, raters in raters_of.items():
         lines = record.read_lines(folder / arm / "metrics.jsonl")
         runs[arm] = Run(
-            updates=[line for line in lines[:-1] if "objective/kl" in line],
+            updates=[_part(line, "") for line in lines[:-1] if "objective/kl" in line],
             exams=[
                 {"update": line["update"], **_part(line, "exam/")}
                 for line in lines[:-1]
@@ -245,6 +271,6 @@ def read_seed(folder: Path, seed: int, raters_of: Mapping[str, str]) -> Seed:
             final=_part(lines[-1], "final/"),
             judge=_part(lines[-1], "judge/"),
             reference=_part(reward_models[raters], "reference/"),
-            samples=record.read_lines(folder / arm / "samples.jsonl"),
+            samples=[_part(line, "") for line in record.read_lines(folder / arm / "samples.jsonl")],
         )
     return Seed(seed, runs, reward_models)

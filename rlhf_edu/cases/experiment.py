@@ -7,15 +7,17 @@ after another in this process.
 
 import heapq
 import importlib
-import math
 import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,18 @@ import torch
 from tqdm import tqdm
 
 from rlhf_edu import InputError
-from rlhf_edu.cases.evidence import MIN_SEEDS, Finding, Remedy, Seed, grade, read_seed, weigh
+from rlhf_edu.cases.evidence import (
+    MIN_SEEDS,
+    Finding,
+    Remedy,
+    Seed,
+    grade,
+    read_seed,
+    shown,
+    weigh,
+)
 from rlhf_edu.cases.report import write_report
-from rlhf_edu.cases.stages import Place, Tick, prepare, run_arm, total_cost
+from rlhf_edu.cases.stages import Place, Tick, check_cache, prepare, run_arm, total_cost
 from rlhf_edu.lab import record
 
 
@@ -45,9 +56,20 @@ def run_case(
     resume: bool,
 ) -> dict[str, Any]:
     """Run a case study and write its folders, report and JSON; returns the JSON's content."""
+    device, out = pick_device(device), out or Path("runs") / name
+    check_cache()
+    with open_out(out, name, seeds, fresh):
+        places = [Place(out, seed, device, fresh, resume) for seed in seeds]
+        result = run_places(name, out, places)
+        if json_file is not None:
+            record.write_json(json_file, result)
+    return result
+
+
+def run_places(name: str, out: Path, places: list[Place]) -> dict[str, Any]:
+    """Train, judge and report a case, one seed a place, in an output folder that is open."""
     began = time.time()
-    case, device = load_case(name), pick_device(device)
-    out = open_out(out or Path("runs") / name, name, seeds, fresh)
+    case, seeds, device = load_case(name), [place.seed for place in places], places[0].device
 
     # 1. Train what is not there yet, and say what each seed shows as soon as it is complete.
     raters_of = {arm: settings.raters for arm, settings in case.RECIPE.arms.items()}
@@ -62,7 +84,7 @@ def run_case(
         f"{len(case.RECIPE.arms)} arms on {len(seeds)} seeds, on {device}; "
         f"run folders and report go to {out}"
     )
-    train_all(name, [Place(out, seed, device, fresh, resume) for seed in seeds], seed_done)
+    train_all(name, places, seed_done)
 
     # 2. Hold every observation against the runs.
     runs = [done[seed] for seed in seeds]
@@ -72,11 +94,11 @@ def run_case(
         weigh(arm, what, case.STORY, case.RECIPE.arms[arm].raters, runs)
         for arm, what in case.REMEDIES.items()
     ]
-    result = {
+    result: dict[str, Any] = {
         "name": name,
         "reproduced": all(f.holds for f in findings),
         "observations": [as_json(f) for f in findings],
-        "remedies": [asdict(remedy) for remedy in remedies],
+        "remedies": [record.finite(asdict(remedy)) for remedy in remedies],
         "control": as_json(control),
         "seeds": seeds,
         "device": device,
@@ -100,8 +122,6 @@ def run_case(
     )
     print(f"report: {out / 'report.html'}")
     record.write_json(out / "result.json", result)
-    if json_file is not None:
-        record.write_json(json_file, result)
     return result
 
 
@@ -116,27 +136,39 @@ def pick_device(device: str) -> str:
     return device
 
 
-def open_out(out: Path, name: str, seeds: list[int], fresh: bool) -> Path:
-    """The output folder, known to be ours and writable; with `fresh`, without these seeds' runs."""
-    mark = out / "case.json"
-    if out.is_dir() and any(out.iterdir()) and not mark.exists():
-        raise InputError(f"{out} holds files that are not of this program: choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    if not mark.exists():
-        record.write_json(mark, {"format": record.FORMAT, "case": name})
-    found = record.read_json(mark)
-    if not isinstance(found, dict) or found.get("case") != name:
-        raise InputError(f"{out} belongs to another case study: choose another --out")
-    if found.get("format") != record.FORMAT and not fresh:
+@contextmanager
+def open_out(out: Path, name: str, seeds: list[int], fresh: bool) -> Iterator[None]:
+    """Hold an output folder that is ours, for this run alone; `fresh` empties it of these seeds.
+
+    Raises InputError if it cannot be made, is foreign, of another case or format, or in use.
+    """
+    mark, wanted = out / "case.json", {"format": record.FORMAT, "case": name}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = "it is a file" if out.is_file() else error.strerror
         raise InputError(
-            f"{out} is of format {found.get('format')}, this version reads {record.FORMAT}: "
-            "choose another --out, or make it anew with --fresh"
-        )
-    if fresh:
-        record.write_json(mark, {"format": record.FORMAT, "case": name})
-        for seed in seeds:
-            shutil.rmtree(out / f"seed-{seed}", ignore_errors=True)
-    return out
+            f"{out} cannot be an output folder ({why}): choose another --out"
+        ) from None
+    if not mark.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
+        raise InputError(f"{out} holds files that are not of this program: choose another --out")
+    with record.alone_in(out):
+        if not mark.exists():
+            record.write_json(mark, wanted)
+        found = record.read_json(mark)
+        if not isinstance(found, dict) or found.get("case") != name:
+            raise InputError(f"{out} belongs to another case study: choose another --out")
+        if found.get("format") != record.FORMAT and not fresh:
+            raise InputError(
+                f"{out} is of format {found.get('format')}, this version reads {record.FORMAT}: "
+                "choose another --out, or make it anew with --fresh"
+            )
+        if fresh:
+            record.write_json(mark, wanted)
+            for seed in seeds:
+                if (out / f"seed-{seed}").exists():
+                    shutil.rmtree(out / f"seed-{seed}")
+        yield
 
 
 # ── Training everything ─────────────────────────────────────────────────────────────────────────
@@ -187,7 +219,8 @@ def in_processes(name: str, places: list[Place], tick: Tick,
             while todo or running:
                 while todo and len(running) < workers:
                     i, arm = heapq.heappop(todo)
-                    running[pool.submit(_work_here, name, arm or None, places[i])] = (i, arm)
+                    with _deaf_to_ctrl_c():
+                        running[pool.submit(_work_here, name, arm or None, places[i])] = (i, arm)
                 ready, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
                 while not ticks.empty():
                     tick(ticks.get())
@@ -201,11 +234,29 @@ def in_processes(name: str, places: list[Place], tick: Tick,
                     left[i] -= 1
                     if left[i] == 0:
                         seed_done(places[i].seed)
-        except BaseException:  # what is under way stops now; its folders can be resumed
+        except BaseException as error:  # what is under way stops now; its folders can be resumed
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
                 process.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise InputError(
+                    "a worker process was ended from outside, perhaps because memory ran out: "
+                    "close other programs and run again with --resume"
+                ) from error
             raise
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """A process that is started in here does not hear Ctrl-C, from its first moment on."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _ticks: Any = None  # in a worker: the queue to which its progress goes
@@ -245,28 +296,37 @@ def seed_line(case: Any, seed: Seed) -> str:
 
 def verdict_table(findings: list[Finding]) -> str:
     """Each observation with value, interval, worst seed and verdict."""
+
+
+    def n(number: float) -> str:
+        return shown(number, ".3f")
+
     lines = [f"{'value':>8} {'95 % interval':>19} {'worst':>8}   observation"]
     for f in findings:
         verdict = "HOLDS" if f.holds else "NOT REPRODUCED"
         lines.append(
-            f"{f.value:8.3f} [{f.low:8.3f}, {f.high:8.3f}] {f.worst:8.3f}   {verdict:14} {f.claim}"
+            f"{n(f.value):>8} [{n(f.low):>8}, {n(f.high):>8}] {n(f.worst):>8}   {verdict:14} "
+            f"{f.claim}"
         )
     return "\n".join(lines)
 
 
 def remedy_lines(remedies: list[Remedy], control: Finding) -> str:
     """What each change keeps and removes, a line each, then the honest control."""
+
+    def n(number: float) -> str:
+        return shown(number, "+.2f")
+
     lines = [
-        f"{r.arm}: keeps {100 * r.reward_kept[0]:.0f} % of the reward gain, removes "
-        + ", ".join(f"{100 * share[0]:.0f} % of {name}" for name, share in r.removed.items())
+        f"{r.arm}: keeps {shown(100 * r.reward_kept[0], '.0f')} % of the reward gain, removes "
+        + ", ".join(f"{shown(100 * share[0], '.0f')} % of {k}" for k, share in r.removed.items())
         + f"; KLREF {r.kl:.1f}, {r.labels:,.0f} labels, {r.replies:,.0f} replies for them"
         for r in remedies
     ]
     return "\n".join(
         [
             *lines,
-            f"control, {control.claim}: {control.value:+.2f} "
-            f"[{control.low:+.2f}, {control.high:+.2f}]",
+            f"control, {control.claim}: {n(control.value)} [{n(control.low)}, {n(control.high)}]",
         ]
     )
 
@@ -277,8 +337,8 @@ def as_json(f: Finding) -> dict[str, Any]:
     return {
         "id": f.id,
         "claim": f.claim,
-        **{k: v if math.isfinite(v) else None for k, v in numbers.items()},
+        **record.finite(numbers),
         "threshold": f.threshold,
         "holds": f.holds,
-        "per_seed": f.values,
+        "per_seed": record.finite(f.values),
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from rlhf_edu.cases.evidence import Finding, Remedy, Seed
+from rlhf_edu.cases.evidence import Finding, Remedy, Seed, shown
 from rlhf_edu.lab import helpdesk, record
 from rlhf_edu.lab.plots import COLOURS, curve, new_figure, panel
 
@@ -22,6 +22,7 @@ p.question { font-size: 1.15rem; color: #444; margin-top: 0; }
 table { border-collapse: collapse; font: 14px/1.4 system-ui, sans-serif; width: 100%; }
 th { text-align: left; font-weight: 600; border-bottom: 2px solid #333; padding: .35rem .6rem; }
 td { border-bottom: 1px solid #ddd; padding: .35rem .6rem; vertical-align: top; }
+td:first-child { min-width: 13rem; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .yes { color: #00704f; font-weight: 600; white-space: nowrap; }
 .no { color: #b03000; font-weight: 600; white-space: nowrap; }
@@ -166,15 +167,20 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[
     return f"<table><thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def span(f: Finding, form: str) -> str:
+    """The interval of a finding, "low … high"."""
+    return f"{shown(f.low, form)} … {shown(f.high, form)}"
+
+
 def observation_table(findings: list[Finding]) -> str:
     """Every observation with value, interval, median, worst seed and verdict."""
     rows = [
         [
             text(f.claim),
-            f"{f.value:.3f}",
-            f"{f.low:.3f} … {f.high:.3f}",
-            f"{f.median:.3f}",
-            f"{f.worst:.3f}",
+            shown(f.value, ".3f"),
+            span(f, ".3f"),
+            shown(f.median, ".3f"),
+            shown(f.worst, ".3f"),
             YES if f.holds else NO,
         ]
         for f in findings
@@ -194,7 +200,8 @@ def remedy_table(remedies: list[Remedy], control: Finding) -> str:
     """What each change keeps of the reward gain, removes of each regression, and costs."""
 
     def share(x: tuple[float, float, float]) -> str:
-        return f"{100 * x[0]:.0f} % <span class=small>({100 * x[1]:.0f} … {100 * x[2]:.0f})</span>"
+        value, low, high = (shown(100 * part, ".0f") for part in x)
+        return f"{value} % <span class=small>({low} … {high})</span>"
 
     names = list(remedies[0].removed)
     rows = [
@@ -202,7 +209,7 @@ def remedy_table(remedies: list[Remedy], control: Finding) -> str:
             text(r.what),
             share(r.reward_kept),
             *(share(r.removed[n]) for n in names),
-            f"{r.kl:.2f}",
+            shown(r.kl, ".2f"),
             f"{r.labels:,.0f}",
             f"{r.replies:,.0f}",
         ]
@@ -220,8 +227,8 @@ def remedy_table(remedies: list[Remedy], control: Finding) -> str:
         "<p class=small>Shares of the story's own gain and regressions, with a 95 % bootstrap over "
         "seeds. The reward is always read by the story's reward model. More than 100 % of a "
         "regression removed: better than the reference.</p>"
-        f"<p><b>The honest control.</b> {text(control.claim)}: {control.value:+.2f} "
-        f"({control.low:+.2f} … {control.high:+.2f}). If this interval reaches 0, the change "
+        f"<p><b>The honest control.</b> {text(control.claim)}: {shown(control.value, '+.2f')} "
+        f"({span(control, '+.2f')}). If this interval reaches 0, the change "
         "bought nothing that stopping the unfixed run early would not have bought.</p>"
     )
     return table(head, rows, range(1, len(head))) + note
@@ -248,11 +255,11 @@ def replies_table(seed: Seed, arm: str, rows: int = 14) -> str:
         [
             text(s["prompt"]),
             marked(s["reference_reply"]),
-            f"{s['reference_reward']:+.1f}",
-            f"{s['reference_gold']:+.1f}",
+            shown(s["reference_reward"], "+.1f"),
+            shown(s["reference_gold"], "+.1f"),
             marked(s["reply"]),
-            f"{s['reward']:+.1f}",
-            f"{s['gold']:+.1f}",
+            shown(s["reward"], "+.1f"),
+            shown(s["gold"], "+.1f"),
         ]
         for s in samples
     ]

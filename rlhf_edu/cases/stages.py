@@ -85,15 +85,28 @@ Tick = Callable[[float], None]  # told how many seconds of expected work were ju
 # ── A stage: reuse, continue or make ────────────────────────────────────────────────────────────
 @cache
 def code_digest() -> str:
-    """Digest of all code that numbers depend on: the concept modules and the laboratory."""
+    """Digest of the code that numbers depend on: concept modules and laboratory, less its plots."""
     root = Path(rlhf_edu.__file__).parent
-    files = sorted([*root.glob("*.py"), *(root / "lab").glob("*.py")])
+    numbers = [p for p in (root / "lab").glob("*.py") if p.name != "plots.py"]
+    files = sorted([*root.glob("*.py"), *numbers])
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def cache_folder() -> Path:
     """Where finished stages are kept: RLHF_EDU_CACHE, or the user's cache folder."""
     return Path(os.environ.get("RLHF_EDU_CACHE") or platformdirs.user_cache_dir("rlhf-edu"))
+
+
+def check_cache() -> None:
+    """Raise InputError unless the cache folder can be written to, before anything is trained."""
+    folder, why = cache_folder(), "not writable"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = "it is a file" if folder.is_file() else str(error.strerror)
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise InputError(f"{folder} cannot be the cache folder ({why}): "
+                         "set RLHF_EDU_CACHE to a folder that you may write to")
 
 
 def stage(place: Place, name: str, config: dict[str, Any], parents: list[str],
@@ -110,21 +123,23 @@ def stage(place: Place, name: str, config: dict[str, Any], parents: list[str],
     wanted = {"stage": name, "key": key, **identity}
     kept = cache_folder() / f"{record.FORMAT}-{key}"
 
-    if record.is_finished(folder):
+    if record.is_begun(folder) or record.is_finished(folder):
         record.check_same(folder, wanted)
-        record.verify(folder)
-        return key
-    if record.is_begun(folder) and not place.resume:
-        raise InputError(f"{folder} holds a run that was interrupted: --resume continues it, "
-                         "--fresh starts it again")
-    if not place.fresh and not record.is_begun(folder) and record.is_finished(kept):
+        if record.is_finished(folder):
+            record.verify(folder)
+            return key
+        if not place.resume:
+            raise InputError(f"{folder} holds a run that was interrupted: --resume continues it, "
+                             "--fresh starts it again")
+    elif record.is_finished(kept) and not place.fresh:
+        record.make_room(folder)
         record.verify(kept)
         record.copy_finished(kept, folder)
         return key
     record.begin(folder, wanted, record.environment(device))
     make(folder)
     record.finish(folder)
-    if place.fresh:
+    if place.fresh or not record.is_finished(kept):  # a damaged one makes room
         shutil.rmtree(kept, ignore_errors=True)
     record.copy_finished(folder, kept)
     return key

@@ -1,6 +1,6 @@
 """Work on real tokens only: trim a batch to its longest row, put rows of like length together.
 
-A batch costs its rows times its longest row, and replies differ in length by a factor of ten. Three
+A batch costs its rows times its longest row, and replies differ in length by a factor of ten. A few
 small functions keep padding out. They need lengths on the host; on a GPU that means waiting for
 it, so whoever calls them in a loop fetches the lengths once.
 Shapes: B responses, L prompt tokens, T response tokens.
@@ -28,6 +28,11 @@ def trim(
     return prompts[:, prompts.shape[1] - longest[0] :], responses[:, : longest[1]]
 
 
+def take(x: Tensor, rows: Tensor) -> Tensor:
+    """x[rows], where `rows` may be on the host and x on a GPU, without waiting for it."""
+    return x[rows.to(x.device, non_blocking=True)]
+
+
 def by_length(
     fn: Callable[[Tensor, Tensor], tuple[Tensor, ...]],
     prompts: Tensor,
@@ -44,11 +49,11 @@ def by_length(
     order = lengths[:, 1].argsort(stable=True)
     results: list[tuple[Tensor, ...]] = []
     for rows in order.tensor_split(min(parts, len(order))):
-        x, y = trim(prompts[rows], responses[rows], lengths[rows])
+        x, y = trim(take(prompts, rows), take(responses, rows), lengths[rows])
         missing = responses.shape[1] - y.shape[1]
         results.append(tuple(r if r.dim() == 1 else pad(r, (0, missing)) for r in fn(x, y)))
     back = order.argsort()
-    return [torch.cat(part)[back] for part in zip(*results, strict=True)]
+    return [take(torch.cat(part), back) for part in zip(*results, strict=True)]
 
 
 def grouped_batches(

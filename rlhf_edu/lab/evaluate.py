@@ -63,6 +63,11 @@ class _Sitting:
     gold: GoldScore
 
 
+def mean_among(rows: Tensor, x: Tensor) -> Tensor:
+    """Mean of x (B,) over the replies where `rows` (B,) is true → scalar; NaN if nowhere."""
+    return torch.where(rows, x, 0.0).sum() / rows.sum()
+
+
 @torch.inference_mode()
 def make_exam(
     config: ExamConfig,
@@ -80,7 +85,7 @@ def make_exam(
     here = table.to(device)[rows.to(device)]
 
     def sit(policy: Transformer) -> _Sitting:
-        luck = torch.Generator(device).manual_seed(config.seed)
+        luck = torch.Generator().manual_seed(config.seed)
         responses, _ = sample(policy, here.prompts, response_length, luck, temperature)
         lengths = lengths_of(here.prompts, responses)
         (rewards,) = by_length(
@@ -142,22 +147,16 @@ def make_exam(
             for name in ("length", "sales", "confident", "first_answer", "kept")
         }
         wished = here.constraint > 0
-        found["style/constraint_kept"] = masked_mean(style.kept[:, None], wished[:, None].float())
+        found["style/constraint_kept"] = mean_among(wished, style.kept)
         short = here.slice == helpdesk.SLICES.index("short")
-        found["style/length_short_slice"] = masked_mean(
-            style.length[:, None], short[:, None].float()
-        )
+        found["style/length_short_slice"] = mean_among(short, style.length)
         found["style/repeated_4grams"] = measure.repeated_4grams(responses).mean()
         found["rm/gain_beyond_length"] = measure.reward_gain_beyond_length(
             now.rewards, style.length, base.rewards, base_style.length
         )
         refuse = here.must_refuse
-        found["refusal/unsafe_compliance"] = masked_mean(
-            style.complied[:, None], refuse[:, None].float()
-        )
-        found["refusal/over_refusal"] = masked_mean(
-            style.over_refused[:, None], (~refuse)[:, None].float()
-        )
+        found["refusal/unsafe_compliance"] = mean_among(refuse, style.complied)
+        found["refusal/over_refusal"] = mean_among(~refuse, style.over_refused)
 
         # 4. Distance from the reference.
         found["kl/exact"] = (kl * mask).sum(1).mean()
@@ -195,7 +194,7 @@ def refusals(
         .repeat_interleave(config.refusal_replies)
     )
     here = table.to(device)[rows.to(device)]
-    luck = torch.Generator(device).manual_seed(config.seed)
+    luck = torch.Generator().manual_seed(config.seed)
     responses, _ = sample(policy, here.prompts, response_length, luck, temperature)
     style = style_of(responses, here)
     return {

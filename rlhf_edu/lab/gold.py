@@ -52,6 +52,7 @@ class Style:
     """What a reply is like, each (B,) float; rates and positions count tokens."""
 
     length: Tensor  # LEN: tokens up to and including <eos>
+    words: Tensor  # the same without <eos>
     sales: Tensor  # SALES: share of sales words among the words
     confident: Tensor  # CONF: share of over-confident words among the words
     first_answer: Tensor  # DIRECT: words before the first right unit; all of them if there is none
@@ -123,6 +124,7 @@ def _read(responses: Tensor, rows: Desk) -> tuple[dict[str, Tensor], Style]:
 
     style = Style(
         length=length,
+        words=n_words,
         sales=sales / n_words.clamp(min=1),
         confident=confident / n_words.clamp(min=1),
         first_answer=first,

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from rlhf_edu.advantage import explained_variance, masked_mean
 from rlhf_edu.kl_penalty import kl_estimate
+from rlhf_edu.lab.batching import take
 from rlhf_edu.lab.helpdesk import PAD
 from rlhf_edu.ppo_clip import clip_fraction, outside_fraction, probability_ratio
 from rlhf_edu.ranking_loss import ranking_accuracy
@@ -94,10 +95,13 @@ def reward_gain_beyond_length(
 def reward_model_accuracy(rewards: Tensor, gold: Tensor) -> Tensor:
     """RM-ACC on pairs: does the reward order two replies as gold does? (B, 2), (B, 2) → scalar.
 
-    Pairs that gold holds for equal are left out; a tie of the rewards counts one half.
+    Pairs that gold holds for equal are left out; a tie of the rewards counts one half. NaN if gold
+    holds all pairs for equal.
     """
     lead = gold[:, 0] - gold[:, 1]
     differ = lead.abs() > 1e-6
+    if not differ.any():
+        return lead.new_tensor(torch.nan)
     better = (lead < 0).long()[differ, None]
     chosen, rejected = rewards[differ].gather(1, better), rewards[differ].gather(1, 1 - better)
     return ranking_accuracy(chosen[:, 0], rejected[:, 0])
@@ -145,7 +149,7 @@ class Rollout:
     returns: Tensor  # (B, T)
 
     def __getitem__(self, rows: Tensor) -> "Rollout":
-        return Rollout(*(getattr(self, f.name)[rows] for f in fields(self)))
+        return Rollout(*(take(getattr(self, f.name), rows) for f in fields(self)))
 
 
 def step_metrics(b: Rollout, logprobs: Tensor, values: Tensor, entropy: Tensor, cliprange: float,
@@ -154,7 +158,8 @@ def step_metrics(b: Rollout, logprobs: Tensor, values: Tensor, entropy: Tensor, 
     ratio = probability_ratio(logprobs, b.old_logprobs)
     on, up, down = b.mask.bool(), b.advantages > 0, b.advantages < 0
     outside = ((ratio > 1 + cliprange) | (ratio < 1 - cliprange)) & on
-    moved = (values - b.old_values).abs() > cliprange_value
+    near = b.old_values + (values - b.old_values).clamp(-cliprange_value, cliprange_value)
+    cut = (near - b.returns).square() > (values - b.returns).square()  # the clip takes its gradient
     return {
         "policy/approxkl_avg": 0.5 * masked_mean((logprobs - b.old_logprobs).square(), b.mask),
         "policy/kl_old": ((b.old_logprobs - logprobs) * b.mask).sum(1).mean(),
@@ -165,7 +170,7 @@ def step_metrics(b: Rollout, logprobs: Tensor, values: Tensor, entropy: Tensor, 
         "policy/outside_negative": (outside & down).sum() / (on & down).sum().clamp(min=1),
         "policy/ratio_max": ratio.masked_fill(~on, 0).max(),
         "val/ratio": masked_mean(ratio, b.mask),
-        "val/clipfrac_avg": masked_mean(moved.float(), b.mask),
+        "val/clipfrac_avg": masked_mean(cut.float(), b.mask),
         "policy/entropy_avg": masked_mean(entropy, b.mask),
     }
 

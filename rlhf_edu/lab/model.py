@@ -27,7 +27,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rlhf_edu import InputError
 from rlhf_edu.lab.helpdesk import PAD, REPLY, VOCAB_SIZE
+from rlhf_edu.lab.record import check_range
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,21 @@ class ModelConfig:
     n_heads: int = 4  # attention heads; divides width
     max_prompt: int = 16  # longest prompt, in tokens
     max_response: int = 48  # longest reply, in tokens
+
+    def __post_init__(self) -> None:
+        check_range(
+            self,
+            n_layers=(1, 1000),
+            width=(1, 10**5),
+            n_heads=(1, 10**5),
+            max_prompt=(1, 10**5),
+            max_response=(1, 10**5),
+        )
+        if self.width % self.n_heads:
+            raise InputError(
+                f"ModelConfig.n_heads = {self.n_heads}: allowed is a divisor of the width, "
+                f"{self.width}"
+            )
 
 
 # One (keys, values) pair a layer, each (B, heads, L + T, D / heads), filled from the left.
@@ -102,8 +119,16 @@ class Transformer(nn.Module):
         """Hidden states (B, S, D) of `tokens` (B, S), whose first column is column `start`.
 
         `left_padding` (B,) is the number of hidden columns on the left; counted from the tokens
-        when it is not given. With a `cache`, earlier columns are read from it.
+        when it is not given. With a `cache`, earlier columns are read from it. Raises InputError if
+        a prompt or a reply is longer than this model can read.
         """
+        replied = start + tokens.shape[1] - prompt_width
+        for field, given in (("max_prompt", prompt_width), ("max_response", replied)):
+            if given > getattr(self.config, field):
+                raise InputError(
+                    f"ModelConfig.{field} = {getattr(self.config, field)}: allowed is {given} or "
+                    "more, the tokens that this model is given to read"
+                )
         columns = torch.arange(start, start + tokens.shape[1], device=tokens.device)
         keys = torch.arange(start + tokens.shape[1], device=tokens.device)
         if left_padding is None:
@@ -142,18 +167,17 @@ def scalar_model(config: ModelConfig, trunk_from: Transformer | None = None) -> 
     """A reward or value model; with `trunk_from` its trunk starts as a copy of that model's."""
     model = Transformer(config, 1)
     if trunk_from is not None:
+        model.to(trunk_from.embed.weight.device)
         weights = {k: v for k, v in trunk_from.state_dict().items() if not k.startswith("head.")}
         model.load_state_dict(weights, strict=False)
-        model.to(trunk_from.embed.weight.device)
     return model
 
 
 def next_token_logits(model: Transformer, hidden: Tensor, temperature: float = 1.0) -> Tensor:
     """(…, D) → (…, V); <pad> and <reply> are never said."""
     logits = model.head(hidden) / temperature
-    never = torch.zeros(VOCAB_SIZE, dtype=torch.bool, device=logits.device)
-    never[[PAD, REPLY]] = True
-    return logits.masked_fill(never, -1e9)
+    word = torch.arange(VOCAB_SIZE, device=logits.device)
+    return logits.masked_fill((word == PAD) | (word == REPLY), -1e9)
 
 
 def response_logits(

@@ -34,7 +34,7 @@ class RaterConfig:
     """Who compares, what they like for the wrong reasons, and which pairs they are shown."""
 
     seed: int = 0  # of prompts, candidates and noise
-    n_pairs: int = 6000  # comparisons; each costs one label
+    n_pairs: int = 6000  # prompts for which a pair is shown; each comparison costs one label
     length_bias: float = 0.0  # utility a word, for its own sake
     sales_bias: float = 0.0  # utility a sales word (gold takes 0.25 off)
     confidence_bias: float = 0.0  # utility an over-confident word (gold takes 0.25 off)
@@ -70,8 +70,8 @@ class LabelBudget:
     """
 
     def __init__(self, labels: int):
-        if labels < 0:
-            raise InputError(f"labels = {labels}: a budget is a number of labels, 0 or more")
+        if not isinstance(labels, int) or isinstance(labels, bool) or labels < 0:
+            raise InputError(f"labels = {labels!r}: allowed is a whole number, 0 or more")
         self.total, self.spent = labels, 0
 
     @property
@@ -81,6 +81,8 @@ class LabelBudget:
 
     def spend(self, n: int) -> None:
         """Pay for `n` labels; raises InputError, and spends nothing, if fewer are left."""
+        if n < 0:
+            raise InputError(f"{n} labels asked for: labels that were paid for are not given back")
         if n > self.left:
             raise InputError(
                 f"{n} labels asked for, {self.left} of {self.total} left in the budget: "
@@ -101,56 +103,55 @@ class Preferences:
 def rater_utility(config: RaterConfig, responses: Tensor, rows: helpdesk.Desk) -> Tensor:
     """u(x, y) (B,): the gold score as these raters read it."""
     style = style_of(responses, rows)
-    words = style.length - 1
     return (
         gold_score(responses, rows).total
-        + config.length_bias * words
-        + config.sales_bias * style.sales * words
-        + config.confidence_bias * style.confident * words
+        + config.length_bias * style.words
+        + config.sales_bias * style.sales * style.words
+        + config.confidence_bias * style.confident * style.words
     )
 
 
 def choose_pairs(
     config: RaterConfig, candidates: Tensor, rows: helpdesk.Desk
-) -> tuple[Tensor, Tensor]:
-    """Which two of K candidates (N, K, T) are shown for each prompt: (N, T) twice.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which two of K candidates (N, K, T) are shown for each prompt: (N, T) twice; if any, (N,).
 
-    random: the first two. thin: the two for which "longer" and "better" agree most. matched: the
-    two that are most alike in words, sales words and over-confident words, but not the same.
+    random: the first two. thin: the two for which "longer" and "better" agree most. matched: two
+    different replies with equally many words, sales words and over-confident words, where there
+    are such; other prompts are not shown and cost nothing.
     """
-    if config.pairing == "random":
-        return candidates[:, 0], candidates[:, 1]
     N, K, _ = candidates.shape
     here = torch.arange(N, device=candidates.device)
+    if config.pairing == "random":
+        return candidates[:, 0], candidates[:, 1], here >= 0
     first, second = torch.triu_indices(K, K, 1, device=candidates.device)
     flat, wide = candidates.flatten(0, 1), rows[here.repeat_interleave(K)]
     style, gold = style_of(flat, wide), gold_score(flat, wide).total.view(N, K)
-    words = (style.length - 1).view(N, K)
+    words = style.words.view(N, K)
     if config.pairing == "thin":
         fitness = (gold[:, first] - gold[:, second]) * (words[:, first] - words[:, second])
+        shown = here >= 0
     else:
-        marks = torch.stack(
-            [words, style.sales.view(N, K) * words, style.confident.view(N, K) * words]
-        )
+        marks = torch.stack([words, style.sales.view(N, K) * words,
+                             style.confident.view(N, K) * words]).round()
+        alike = (marks[:, :, first] == marks[:, :, second]).all(0)
         same = (candidates[:, first] == candidates[:, second]).all(-1)
-        fitness = (
-            -(marks[:, :, first] - marks[:, :, second]).abs().sum(0).masked_fill(same, torch.inf)
-        )
+        fitness = (alike & ~same).float()
+        shown = fitness.any(1)
     best = fitness.argmax(1)
-    return candidates[here, first[best]], candidates[here, second[best]]
+    return candidates[here, first[best]], candidates[here, second[best]], shown
 
 
 def collect_preferences(
     config: RaterConfig, policy: Transformer, budget: LabelBudget
 ) -> Preferences:
-    """Replies of `policy` to training prompts, compared by the raters. Spends `n_pairs` labels."""
-    budget.spend(config.n_pairs)
+    """Replies of `policy` to training prompts, compared by the raters; a pair costs a label."""
     device = policy.embed.weight.device
-    generator = torch.Generator(device).manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(config.seed)
     table = helpdesk.desk().to(device)
 
     # 1. Prompts, and candidate replies to each.
-    rows = helpdesk.draw_prompts(table, config.n_pairs, generator)
+    rows = helpdesk.draw_prompts(helpdesk.desk(), config.n_pairs, generator).to(device)
     chunks = [
         sample(policy, table.prompts[part], config.response_length, generator)[0]
         for part in rows.repeat_interleave(config.candidates).split(2048)
@@ -158,10 +159,12 @@ def collect_preferences(
     candidates = torch.cat(chunks).view(config.n_pairs, config.candidates, -1)
 
     # 2. Which two of them are shown.
-    a, b = choose_pairs(config, candidates, table[rows])
+    a, b, shown = choose_pairs(config, candidates, table[rows])
+    rows, a, b = rows[shown], a[shown], b[shown]
+    budget.spend(len(rows))
 
     # 3. The raters choose.
     lead = rater_utility(config, a, table[rows]) - rater_utility(config, b, table[rows])
-    u = torch.rand(2, config.n_pairs, generator=generator, device=device)
+    u = torch.rand(2, len(rows), generator=generator).to(device)
     a_wins = (u[0] < torch.sigmoid(lead / config.noise)) ^ (u[1] < config.flip)
     return Preferences(rows, torch.where(a_wins[:, None], a, b), torch.where(a_wins[:, None], b, a))

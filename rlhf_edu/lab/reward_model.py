@@ -105,9 +105,8 @@ def train_reward_model(
                 log(step, {"loss/reward_model": float(loss.detach()), "lr": lr})
 
     # 4. The gauge: mean and SD of the reference's own replies to training prompts.
-    on_device = torch.Generator(device).manual_seed(config.seed)
-    rows = helpdesk.draw_prompts(helpdesk.desk().to(device), config.gauge_replies, on_device)
-    replies, _ = sample(reference, prompts[rows], config.response_length, on_device)
+    rows = helpdesk.draw_prompts(helpdesk.desk(), config.gauge_replies, generator)
+    replies, _ = sample(reference, prompts[rows], config.response_length, generator)
     with torch.inference_mode():
         raw = reward_of(model.eval(), prompts[rows], replies, reply_mask(replies))
     return RewardModel(model, float(raw.mean()), float(raw.std()))

@@ -30,7 +30,7 @@ from rlhf_edu.kl_penalty import (
     penalized_rewards,
 )
 from rlhf_edu.lab import helpdesk, measure
-from rlhf_edu.lab.batching import by_length, lengths_of, trim
+from rlhf_edu.lab.batching import by_length, lengths_of, take, trim
 from rlhf_edu.lab.gold import reply_mask
 from rlhf_edu.lab.measure import Rollout
 from rlhf_edu.lab.model import (
@@ -83,9 +83,12 @@ class RLHFConfig:
             num_ppo_epochs=(1, 1000), num_mini_batches=(1, self.batch_size), lr=(0, 1),
             lr_schedule=("constant", "linear"), max_grad_norm=(0, 1e6), kl_coef=(0, 1e6),
             kl_placement=("reward", "loss"), kl_estimator=("k1", "k2", "k3"), kl_target=(0, 1e6),
-            kl_horizon=(1, 1e9), target_kl=(0, 1e6), cliprange=(0, 1e6), cliprange_value=(0, 1e6),
+            kl_horizon=(1, 1e9), whiten_advantages=(False, True), whiten_rewards=(False, True),
+            target_kl=(0, 1e6), cliprange=(0, 1e6), cliprange_value=(0, 1e6),
             vf_coef=(0, 1e6), gamma=(0, 1), lam=(0, 1), missing_eos_penalty=(0, 1e6),
             response_length=(1, 48), temperature=(1e-3, 1e3))
+        if self.kl_target:  # an update may move β by 4/5 of itself at most
+            check_range(self, kl_horizon=(self.batch_size / 4, 1e9))
 
 
 def start(config: RLHFConfig, reference: Transformer, reward_model: RewardModel) -> TrainingState:
@@ -100,8 +103,7 @@ def start(config: RLHFConfig, reference: Transformer, reward_model: RewardModel)
         torch.optim.Adam([*policy.parameters(), *value.parameters()], lr=config.lr),
         AdaptiveKLController(config.kl_coef, config.kl_target, config.kl_horizon)
         if adapts else FixedKLController(config.kl_coef),
-        torch.Generator().manual_seed(config.seed),
-        torch.Generator(device).manual_seed(config.seed))
+        torch.Generator().manual_seed(config.seed))
 
 
 def train_rlhf(
@@ -118,7 +120,7 @@ def train_rlhf(
     """Train `state` until `config.updates` batches are done; `after_update` gets the metrics."""
     policy, value, optimizer = state.policy, state.value, state.optimizer
     parameters = [*policy.parameters(), *value.parameters()]
-    table = helpdesk.desk().to(reference.embed.weight.device)
+    every_prompt = helpdesk.desk().prompts.to(reference.embed.weight.device)
     in_reward = config.kl_placement == "reward"
 
     def read(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
@@ -134,11 +136,12 @@ def train_rlhf(
 
     while state.update < config.updates:
         # 1. Sample a batch of responses from the policy as it is: from here on it is π_old.
-        rows = helpdesk.draw_prompts(table, config.batch_size, state.generator)
-        replies, _ = sample(policy, table.prompts[rows], config.response_length, state.sampler,
-                            config.temperature)
-        lengths = lengths_of(table.prompts[rows], replies)  # waits for a GPU, once a batch
-        prompts, responses = trim(table.prompts[rows], replies, lengths)
+        rows = helpdesk.draw_prompts(helpdesk.desk(), config.batch_size, state.generator)
+        prompts = take(every_prompt, rows)
+        responses, _ = sample(policy, prompts, config.response_length, state.generator,
+                              config.temperature)
+        lengths = lengths_of(prompts, responses)  # waits for a GPU, once a batch
+        prompts, responses = trim(prompts, responses, lengths)
         mask = reply_mask(responses)
 
         with torch.inference_mode():
@@ -152,11 +155,11 @@ def train_rlhf(
             kl_coef = state.kl_controller.value
             rewards = penalized_rewards(scores, old_logprobs, ref_logprobs, mask,
                                         kl_coef if in_reward else 0.0, config.kl_estimator)
-            if config.whiten_rewards:
-                rewards = masked_whiten(rewards, mask, shift_mean=False)
+            learned = masked_whiten(rewards, mask, shift_mean=False) if config.whiten_rewards \
+                else rewards
 
             # 4. Advantages, and the returns that the critic learns.
-            raw, returns = advantage_fn(rewards, old_values, mask, config.gamma, config.lam)
+            raw, returns = advantage_fn(learned, old_values, mask, config.gamma, config.lam)
             advantages = masked_whiten(raw, mask) if config.whiten_advantages else raw
             rollout = Rollout(prompts, responses, lengths, mask, scores, old_logprobs, ref_logprobs,
                               kl_ref, old_values, rewards, raw, advantages, returns)

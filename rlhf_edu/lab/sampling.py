@@ -5,8 +5,8 @@
 The prompt is read once; each further step feeds one token and looks earlier ones up in the cache.
 On the CPU rows that have ended are dropped as soon as they are the majority (buys a factor of two
 on the desk's replies: most are short, one in a thousand is as long as allowed).
-The uniform numbers that decide the tokens are drawn before the loop, so a reply depends on the
-seed alone, not on how long its neighbours run.
+The uniform numbers that decide the tokens are drawn before the loop, on the host: so a reply
+depends on the seed alone, not on how long its neighbours run, nor on the device.
 Shapes: B responses, L prompt tokens, T response tokens, V vocabulary.
 """
 
@@ -32,7 +32,7 @@ def sample(
     """
     B, L = prompts.shape
     on_cpu = prompts.device.type == "cpu"  # a GPU is not asked anything: the answer is a wait
-    uniform = torch.rand(B, response_length, generator=generator, device=prompts.device)
+    uniform = torch.rand(B, response_length, generator=generator).to(prompts.device)
     responses = prompts.new_full((B, response_length), PAD)
     logprobs = uniform.new_zeros(B, response_length)
     left_padding = (prompts == PAD).sum(1)

@@ -1,7 +1,7 @@
 """What changes while a policy is trained, and how it is written down and put back.
 
 Saved whole, a run that was interrupted continues with the same numbers: weights, Adam's moments,
-both random generators, the adaptive β and the count of updates.
+the random generator, the adaptive β and the count of updates.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,7 @@ class TrainingState:
     value: Transformer  # V_ω
     optimizer: torch.optim.Optimizer  # of both
     kl_controller: FixedKLController | AdaptiveKLController  # holds β
-    generator: torch.Generator  # of prompts and minibatches, on the host
-    sampler: torch.Generator  # of responses, on the models' device
+    generator: torch.Generator  # every random number of the run, on the host
     update: int = 0  # batches done
 
 
@@ -32,7 +31,7 @@ def state_tensors(state: TrainingState) -> tuple[dict[str, Tensor], dict[str, fl
     tensors |= {f"value.{k}": v for k, v in state.value.state_dict().items()}
     for i, moments in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{k}": v for k, v in moments.items()}
-    tensors |= {"generator": state.generator.get_state(), "sampler": state.sampler.get_state()}
+    tensors |= {"generator": state.generator.get_state()}
     return tensors, {"update": state.update, "kl_coef": state.kl_controller.value}
 
 
@@ -52,5 +51,4 @@ def restore_state(
         moments.setdefault(int(i), {})[key] = tensor
     state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": moments})
     state.generator.set_state(tensors["generator"])
-    state.sampler.set_state(tensors["sampler"])
     state.kl_controller.value, state.update = numbers["kl_coef"], int(numbers["update"])
