@@ -335,7 +335,7 @@ def changed(*names: str, to: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "wanted, said",
     [
-        (changed("config", "rlhf", "lr", to=0.1), "differs in config.rlhf.lr (there 0.5, now 0.1):"),
+        (changed("config", "rlhf", "lr", to=0.1), "config.rlhf.lr (there 0.5, now 0.1):"),
         (changed("config", "new", to=1), "differs in config.new (there null, now 1):"),
         (changed("parents", to=["a"]), 'differs in parents (there [], now ["a"]):'),
         (changed("stage", to="y") | {"key": "k"}, 'differs in stage (there "x", now "y"):'),

@@ -5,12 +5,12 @@ The reward model prefers the new policy, people do not; replies are longer and r
 later; and the distance to the reference grows from update to update, although the objective has a
 penalty −β·KL in it. Two links of the chain are broken, and each is shown by an experiment:
 
-the reward model  learned from raters who like length and sales talk. Append a courtesy to a right
-reply, change nothing else, and its reward rises.
+First, the reward model: it learned from raters who like length and sales talk. Append a courtesy to
+a right reply, change nothing else, and its reward rises.
 
-the penalty  stands in the loss as log π_θ − log π_ref on fixed samples (k1 in the loss, as the
-objective is printed). On samples of the policy its expected gradient is zero, and π_ref is not in
-it: no β can hold the policy. The same β in the reward does.
+Second, the penalty: it stands in the loss as log π_θ − log π_ref on fixed samples (k1 in the loss,
+as the objective is printed). On samples of the policy its expected gradient is zero, and π_ref is
+not in it: no β can hold the policy. The same β in the reward does.
 
 PPO's clip is not at fault: each update stays close to the policy that made its samples. It limits a
 step, not a walk. (Items 25, 36, 42-50 of the concepts; lesson T1.)
@@ -38,7 +38,7 @@ BETA = 0.1
 def ppo(kl_coef: float = BETA, kl_placement: str = "loss", kl_estimator: str = "k1") -> RLHFConfig:
     """The run of the story; the arms change where the penalty is, nothing else."""
     return RLHFConfig(
-        updates=20,
+        updates=16,
         batch_size=128,
         num_mini_batches=2,
         lr=1.5e-4,
@@ -105,6 +105,12 @@ def stopped_early(seed: Seed) -> dict[str, float]:
     return min(
         seed.runs[STORY].exams, key=lambda exam: abs(exam["kl/exact"] - kl(seed, "k1-in-reward"))
     )
+
+
+def gold_regained(seed: Seed, arm: str) -> float:
+    """The share of the story's loss of GOLD, on the same seed, that an arm does not have."""
+    story = seed.runs[STORY].final["gold/total"]
+    return (seed.runs[arm].final["gold/total"] - story) / -seed.change(STORY, "gold/total")
 
 
 def largest_step(seed: Seed) -> float:
@@ -226,15 +232,15 @@ OBSERVATIONS = [
     ),
     Observation(
         "remedy-kl",
-        "moving the penalty into the reward: GOLD above the story's",
-        lambda s: s.runs["k1-in-reward"].final["gold/total"] - s.runs[STORY].final["gold/total"],
+        "moving the penalty into the reward removes a part of the loss of GOLD: share > 0",
+        lambda s: gold_regained(s, "k1-in-reward"),
         0.0,
         "above",
     ),
     Observation(
         "remedy-data",
-        "matched pairs: GOLD above the story's",
-        lambda s: s.runs["matched-pairs"].final["gold/total"] - s.runs[STORY].final["gold/total"],
+        "and so do matched pairs: share > 0",
+        lambda s: gold_regained(s, "matched-pairs"),
         0.0,
         "above",
     ),

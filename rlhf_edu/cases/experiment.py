@@ -36,7 +36,6 @@ from rlhf_edu.cases.evidence import (
     shown,
     weigh,
 )
-from rlhf_edu.cases.report import write_report
 from rlhf_edu.cases.stages import Place, Tick, check_cache, prepare, run_arm, total_cost
 from rlhf_edu.lab import record
 
@@ -68,6 +67,8 @@ def run_case(
 
 def run_places(name: str, out: Path, places: list[Place]) -> dict[str, Any]:
     """Train, judge and report a case, one seed a place, in an output folder that is open."""
+    from rlhf_edu.cases.report import write_report  # it draws, which the workers do not need
+
     began = time.time()
     case, seeds, device = load_case(name), [place.seed for place in places], places[0].device
 
@@ -210,7 +211,7 @@ def in_processes(name: str, places: list[Place], tick: Tick,
     arms = list(load_case(name).RECIPE.arms)
     context = multiprocessing.get_context("spawn")  # the same on every system
     ticks = context.Queue()
-    workers = min(os.cpu_count() or 1, len(places) * len(arms))
+    workers = min(cores(), len(places) * len(arms))
     todo: list[tuple[int, str]] = [(i, "") for i in range(len(places))]  # a heap: first seeds first
     left = [len(arms)] * len(places)
     running: dict[Future[None], tuple[int, str]] = {}
@@ -219,7 +220,7 @@ def in_processes(name: str, places: list[Place], tick: Tick,
             while todo or running:
                 while todo and len(running) < workers:
                     i, arm = heapq.heappop(todo)
-                    with _deaf_to_ctrl_c():
+                    with _ctrl_c_held():
                         running[pool.submit(_work_here, name, arm or None, places[i])] = (i, arm)
                 ready, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
                 while not ticks.empty():
@@ -246,17 +247,39 @@ def in_processes(name: str, places: list[Place], tick: Tick,
             raise
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """A process that is started in here does not hear Ctrl-C, from its first moment on."""
-    if sys.platform == "win32":
+def _ctrl_c_held() -> Iterator[None]:
+    """Ctrl-C comes after what is done in here, and a process started in here never hears it.
+
+    Else it could come between the start of a worker and our knowing of it.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone hears Ctrl-C
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    pressed = False
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal pressed
+        pressed = True
+
+    before = signal.signal(signal.SIGINT, note)
+    if sys.platform != "win32":  # a new process has the mask of the one that started it
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 _ticks: Any = None  # in a worker: the queue to which its progress goes

@@ -201,7 +201,7 @@ def remedy_table(remedies: list[Remedy], control: Finding) -> str:
 
     def share(x: tuple[float, float, float]) -> str:
         value, low, high = (shown(100 * part, ".0f") for part in x)
-        return f"{value} % <span class=small>({low} … {high})</span>"
+        return f"{value} %<br><span class=small>{low} … {high}</span>"
 
     names = list(remedies[0].removed)
     rows = [
@@ -215,18 +215,12 @@ def remedy_table(remedies: list[Remedy], control: Finding) -> str:
         ]
         for r in remedies
     ]
-    head = [
-        "change",
-        "reward gain kept",
-        *(f"{n} regression removed" for n in names),
-        "KLREF",
-        "labels",
-        "replies sampled",
-    ]
+    head = ["change", "reward gain kept", *names, "KLREF", "labels", "replies sampled"]
     note = (
-        "<p class=small>Shares of the story's own gain and regressions, with a 95 % bootstrap over "
-        "seeds. The reward is always read by the story's reward model. More than 100 % of a "
-        "regression removed: better than the reference.</p>"
+        f"<p class=small>{', '.join(names)}: share of the story's own regression that the change "
+        "removes. Below each share a 95 % bootstrap interval over seeds. The reward is always read "
+        "by the story's reward model. More than 100 % of a regression removed: better than the "
+        "reference; less than 0 %: worse than the story.</p>"
         f"<p><b>The honest control.</b> {text(control.claim)}: {shown(control.value, '+.2f')} "
         f"({span(control, '+.2f')}). If this interval reaches 0, the change "
         "bought nothing that stopping the unfixed run early would not have bought.</p>"
