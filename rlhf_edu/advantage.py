@@ -56,7 +56,8 @@ def reward_to_go(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
 def td_error(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
     """δ_t = r_t + γ·V_{t+1} − V_t, and V = 0 after the last response token. Three (B, T) → (B, T).
 
-    NLPBook (10.31), item 57. The end is a real end (EOS), so nothing is bootstrapped beyond it.
+    NLPBook (10.31), item 57. Nothing is bootstrapped beyond the end: a reply that was
+    cut off at the limit is treated as one that ended.
     """
     on = _check(mask, no_gap=True, rewards=rewards, values=values)
     _check_unit(gamma=gamma)
@@ -82,7 +83,8 @@ def gae(
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """1 − Var(returns − values) / Var(returns) over the mask. Three (B, T) → scalar, item 53.
 
-    1: the critic knows every return; 0: no better than a constant; below 0: worse than one
+    1: right up to a constant (a critic that is off by the same amount everywhere also scores 1);
+    0: no better than a constant; below 0: worse than one
     (advantages then carry the critic's mistakes). NaN if the returns do not vary: there is nothing
     to explain.
     """

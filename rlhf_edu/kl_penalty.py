@@ -56,7 +56,7 @@ def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
     """Σ_v π(v)·(log π(v) − log π_ref(v)), KL(policy ‖ reference) of each state. (…, V) → (…), nats.
 
     Exact over the next token: summed along responses sampled from the policy it has the mean of the
-    summed k1 and less noise. Differentiable in `logits`; `ref_logits` are constants.
+    summed k1 and usually less noise. Differentiable in `logits`; `ref_logits` are constants.
     """
     _check_same(logits=logits, ref_logits=ref_logits)
     log_p, log_q = log_softmax(logits, dim=-1), log_softmax(ref_logits.detach(), dim=-1)
@@ -75,7 +75,8 @@ def penalized_rewards(
 
     (B,), three (B, T) → (B, T), a constant, 0 outside the mask. Ziegler et al. 2019, Stiennon et
     al. 2020; items 42-45. With k1 the row adds up to score − β·log(π/π_ref) of the whole response.
-    Every row needs a response token, or its score would be paid to nobody.
+    Every row needs a response token, or its score would be paid to nobody. In the reward take k1: a
+    policy gradient leaves E[∇k] out, which is 0 for k1 alone; k2 and k3 there point elsewhere.
     """
     on = _check(mask, logprobs=logprobs, ref_logprobs=ref_logprobs)
     _check_same(scores=scores)
@@ -94,7 +95,8 @@ def kl_loss(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, estimator: str
     """The penalty in the *loss*: masked mean of k_t, differentiated. Three (B, T) → scalar.
 
     Add it times β to a policy loss. There is no default estimator, because the choice is the
-    lesson: as a loss k1 does not hold the policy, k2 and k3 do. Items 42 and 50.
+    lesson: as a loss k1 does not pull back, k2 and k3 do. They do so state by state: a token does
+    not see the KL of the words that follow it. Items 42 and 50.
     """
     on = _check(mask, logprobs=logprobs, ref_logprobs=ref_logprobs)
     return torch.where(on, kl_estimate(logprobs, ref_logprobs, estimator), 0.0).sum() / on.sum()
@@ -121,7 +123,7 @@ class AdaptiveKLController:
     """
 
     def __init__(self, init_kl_coef: float, target: float, horizon: float) -> None:
-        _check_number("init_kl_coef", init_kl_coef, minimum=0.0)
+        _check_number("init_kl_coef", init_kl_coef, above=0.0)  # a factor never leaves 0
         _check_number("target", target, above=0.0)
         _check_number("horizon", horizon, above=0.0)
         self.value, self.target, self.horizon = init_kl_coef, target, horizon

@@ -10,7 +10,9 @@ from the reward without changing the mean of the gradient; a good one makes the 
 noisy (item 57).
 
 The mean is over all response tokens of the batch, so it is the textbook sum over t, averaged over
-responses, times (number of responses / number of tokens): the same direction in another unit.
+responses, times (number of responses / number of tokens): the same direction in another unit. What
+is exact for the sum, such as "a baseline changes nothing", holds for the mean up to a bias of order
+1/B, because the number of tokens was sampled too.
 
 Shapes: B responses, T response tokens. `mask` (B, T) is 1 on response tokens up to and including
 EOS; finite garbage outside it changes neither loss nor gradient. Inputs must be finite everywhere,

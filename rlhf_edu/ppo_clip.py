@@ -50,7 +50,7 @@ def clipped_surrogate_loss(
 
     At ρ = 1 its gradient is the policy gradient. `cliprange_high` (DAPO, Yu et al. 2025, arXiv
     2503.14476) sets another ε for the upper side only: with ε = 0.2 a token of probability 0.01
-    gains at most 0.002 a batch and one of 0.9 is never stopped: a symmetric clip starves the rare.
+    earns nothing beyond a gain of 0.002 and one of 0.9 is never stopped: the rare are starved.
     """
     on = _check(mask, logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
     low, high = _clip_bounds(cliprange, cliprange_high)

@@ -61,9 +61,9 @@ def dpo_loss(
     rejected = implicit_rewards(policy_rejected_logps, ref_rejected_logps, beta)
     lead = chosen - rejected
     if length_penalty > 0:
-        longer = _length("chosen_lengths", chosen_lengths, chosen)
-        shorter = _length("rejected_lengths", rejected_lengths, chosen)
-        lead = lead + length_penalty * (longer - shorter)
+        n_chosen = _length("chosen_lengths", chosen_lengths, chosen)
+        n_rejected = _length("rejected_lengths", rejected_lengths, chosen)
+        lead = lead + length_penalty * (n_chosen - n_rejected)
     return -logsigmoid(lead).mean()
 
 

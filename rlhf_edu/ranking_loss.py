@@ -7,7 +7,7 @@ Terry 1952):
 
 A ranking loss is the negative log-likelihood of the observed choices under such a model, in nats.
 Only *differences* of rewards appear: adding any c(x) to all answers of one prompt changes no loss,
-no gradient and no accuracy (item 41). So a reward has no zero and no unit until you choose a gauge
+no gradient and no accuracy (item 41). So a reward has no zero until you choose a gauge
 (last section).
 
 Shapes: B responses (or comparisons), N ranked responses of one prompt, best first. Larger reward =
@@ -109,7 +109,9 @@ def ranking_accuracy(chosen: Tensor, rejected: Tensor) -> Tensor:
     return ((chosen > rejected) + 0.5 * (chosen == rejected)).to(chosen.dtype).mean()
 
 
-# The gauge: a zero and a unit for a quantity that training leaves without either (items 36, 41).
+# The gauge (items 36, 41). Training fixes the unit, a log-odds: a lead of 1 is odds of e. It fixes
+# no zero: every prompt may have its own c(x). PPO's unit, an SD of the reference's rewards, is our
+# choice.
 
 
 def centring_penalty(chosen: Tensor, rejected: Tensor) -> Tensor:
@@ -127,6 +129,7 @@ def standardize_rewards(rewards: Tensor, ref_rewards: Tensor) -> Tensor:
 
     Population SD. The result reads "standard deviations above the reference" and is the same for r
     and a·r + c (a > 0). A percentage is not: with another c "+18 %" becomes any number you like.
+    A c(x) that differs from prompt to prompt changes the SD too: the unit is a convention.
     """
     _check(rewards=rewards)
     _check(ref_rewards=ref_rewards)

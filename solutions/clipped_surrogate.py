@@ -26,7 +26,7 @@ Hints, to be read one at a time:
    token. All of them have shape (B, T). torch.clamp takes a lower and an upper limit.
 2. For A < 0 the minimum chooses the other way round: at A = -1, rho = 2 counts as -2, not as
    -1.2, and rho = 0.5 counts as -0.8. A token that has become likelier although it was bad is
-   still pulled back; one that has become rarer is left alone.
+   still pulled back; one already below 1 - cliprange is left alone.
 3. Padding holds numbers too, and they mean nothing. Multiply by the mask before you sum, and
    divide by the sum of the mask. `.detach()` makes a constant of a tensor.
 """

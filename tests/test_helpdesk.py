@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import fields
+from itertools import combinations
 
 import pytest
 import torch
@@ -287,7 +288,7 @@ def test_agents_that_miss_a_step_leave_the_last_one_out():
 
 
 def test_agents_that_err_give_one_wrong_unit_of_the_right_kind():
-    differ = 0
+    differ, places, given_units = 0, Counter(), [Counter(), Counter()]
     answers = replies(perfect_but(wrong_step=1), 7)
     for prompt, reply in zip(PROMPTS, answers, strict=True):
         if prompt.slice == "refuse":
@@ -297,11 +298,16 @@ def test_agents_that_err_give_one_wrong_unit_of_the_right_kind():
         assert len(given) == len(prompt.right)
         changed = [unit for unit, right in zip(given, prompt.right, strict=True) if unit != right]
         assert len(changed) <= 1
+        if len(given) == 2 and changed:
+            places[given.index(changed[0])] += 1
+            given_units[given.index(changed[0])][changed[0]] += 1
         assert set(given) <= set(hd.SHORT_ANSWERS if prompt.slice == "short" else hd.STEPS)
         differ += len(changed)
     # The wrong unit is drawn from all of its kind, so 1 in 18 steps and 1 in 10 answers is right.
     asked = sum(prompt.slice != "refuse" for prompt in PROMPTS)
     assert 0.89 * asked < differ < 0.97 * asked
+    assert abs(places[0] - places[1]) < 5 * places.total() ** 0.5
+    assert all(set(units) == set(hd.STEPS) for units in given_units)
 
 
 def test_agents_that_ignore_wishes_answer_as_if_there_were_none():
@@ -329,17 +335,18 @@ def test_agents_that_ignore_wishes_answer_as_if_there_were_none():
      ("sales", hd.SALES, -1)],
 )  # fmt: skip
 def test_courtesies_stand_in_their_place_and_never_break_a_wish(habit, phrases, place):
-    seen = Counter()
-    for prompt, reply in zip(PROMPTS, replies(perfect_but(**{habit: 1})), strict=True):
-        if prompt.constraint == "three words":
-            assert reply == prompt.answer
-            continue
-        sentences = reply.split(" . ")
-        seen[sentences.pop(place)] += 1
-        assert sentences == [prompt.answer]
-        assert not (prompt.constraint == "no email" and "email" in reply.split())
-    assert set(seen) == set(phrases)
-    assert min(seen.values()) > 0.2 * sum(seen.values())
+    for p in (1, 0.3):
+        seen = Counter()
+        for prompt, reply in zip(PROMPTS, replies(perfect_but(**{habit: p})), strict=True):
+            if prompt.constraint == "three words" or (p < 1 and " . " not in reply):
+                assert reply == prompt.answer
+                continue
+            sentences = reply.split(" . ")
+            seen[sentences.pop(place)] += 1
+            assert sentences == [prompt.answer]
+            assert not (prompt.constraint == "no email" and "email" in reply.split())
+        assert set(seen) == set(phrases)
+        assert min(seen.values()) > 0.2 * sum(seen.values())
 
 
 def test_all_courtesies_together_come_in_order():
@@ -365,6 +372,25 @@ def test_a_habit_is_as_frequent_as_it_says_and_one_habit_does_not_move_another(h
     assert all(s in (n, a) for n, s, a in zip(never, sometimes, always, strict=True))
     assert possible > 200
     assert abs(changed - 0.3 * possible) < 5 * (possible * 0.3 * 0.7) ** 0.5
+
+
+def test_one_habit_says_nothing_about_another():
+    """Of the replies that two habits can change, each at p = 0.5, both change a quarter."""
+    rows = torch.randint(len(PROMPTS), (4000,), generator=seeded(12))
+    can, does = {}, {}
+    perfect = replies(PERFECT, 13, rows)
+    for f in fields(AgentConfig):
+        for p, changed in ((1.0, can), (0.5, does)):
+            habits = replies(perfect_but(**{f.name: p}), 13, rows)
+            pairs = zip(perfect, habits, strict=True)
+            changed[f.name] = torch.tensor([a != b for a, b in pairs])
+    tested = 0
+    for a, b in combinations(can, 2):
+        n = (can[a] & can[b]).sum().item()
+        both = (can[a] & can[b] & does[a] & does[b]).sum().item()
+        assert n < 200 or abs(both - n / 4) < 5 * (n * 3 / 16) ** 0.5
+        tested += n >= 200
+    assert tested >= 25
 
 
 @pytest.mark.parametrize("habit", [f.name for f in fields(AgentConfig)])

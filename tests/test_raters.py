@@ -197,9 +197,10 @@ def test_raters_without_noise_choose_the_better(monkeypatch):
     assert (chosen >= rejected - 1e-2).all() and (chosen > rejected).float().mean() > 0.5
 
 
-def test_chosen_and_rejected_are_replies_to_the_same_prompt(monkeypatch):
+@pytest.mark.parametrize("pairing", ["random", "thin", "matched"])
+def test_chosen_and_rejected_are_replies_to_the_same_prompt(monkeypatch, pairing):
     """Right replies win: their prompt is that of `rows`, not a neighbour's."""
-    found = collect(monkeypatch, noise=0.001)
+    found = collect(monkeypatch, noise=0.001, pairing=pairing, candidates=4)
     assert not DESK.held_out[found.rows].any()
     answers = [PROMPTS[row].answer for row in found.rows.tolist()]
     share = sum(answer in helpdesk.decode(reply)
@@ -288,6 +289,15 @@ def test_matched_pairs_are_alike_in_every_mark_but_not_the_same():
         if on:
             assert any(torch.equal(x, c) and torch.equal(y, d) for c, d in matched)
     assert 50 < shown.sum() < 250
+
+
+def test_raters_who_find_no_matched_pair_at_all_say_so(monkeypatch):
+    monkeypatch.setattr(raters, "sample", lambda policy, prompts, *rest: (prompts * 0 + 1, None))
+    budget = LabelBudget(10)
+    policy = language_model(ModelConfig(n_layers=1, width=8, n_heads=1))
+    with pytest.raises(InputError, match=r"RaterConfig\.n_pairs = 10: no prompt has two different"):
+        collect_preferences(RaterConfig(n_pairs=10, pairing="matched"), policy, budget)
+    assert budget.spent == 0
 
 
 def test_random_pairs_are_seldom_alike():

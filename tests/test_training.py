@@ -225,6 +225,11 @@ def test_the_gauge_is_zero_mean_and_unit_sd_on_the_references_own_replies(
     assert reward_model.sd > 0.3 and abs(reward_model.mean) > 0.01
 
 
+def test_a_reward_model_that_learned_nothing_has_no_gauge(reference, preferences):
+    with pytest.raises(InputError, match="the same reward, so it has no unit"):
+        train_reward_model(replace(GAUGED, lr=0.0), preferences, reference)
+
+
 def test_the_gauge_is_taken_from_as_many_replies_as_it_says(reference, preferences, monkeypatch):
     seen = []
 

@@ -1,24 +1,32 @@
 """C2 · conflicting signals: reward up, people less pleased, KL up although it is penalised.
 
 A help desk's assistant is trained with PPO against a reward model that learned from comparisons.
-The reward model prefers the new policy, people do not; replies are longer and reach their point
-later; and the distance to the reference grows from update to update, although the objective has a
-penalty −β·KL in it. Two links of the chain are broken, and each is shown by an experiment:
+The reward model prefers the new policy, people do not. Replies are longer and reach the right
+answer later or not at all; requests that must be refused are carried out; and the distance to the
+reference grows from update to update, although the objective has a penalty −β·KL in it. Two links
+of the chain are broken, and each is shown by an experiment.
 
-First, the reward model: it learned from raters who like length and sales talk. Append a courtesy to
-a right reply, change nothing else, and its reward rises.
+First, the reward model: it learned from raters who like length and sales talk, and learned them
+well. Append a courtesy to a right reply, change nothing else, and its reward rises; the reward
+model of honest raters, who saw pairs drawn in the same way, pays less for it.
 
 Second, the penalty: it stands in the loss as log π_θ − log π_ref on fixed samples (k1 in the loss,
 as the objective is printed). On samples of the policy its expected gradient is zero, and π_ref is
-not in it: no β can hold the policy. The same β in the reward does.
+not in it: a larger β multiplies nothing. The same coefficient in the reward does hold the policy.
 
-PPO's clip is not at fault: each update stays close to the policy that made its samples. It limits a
-step, not a walk. (Items 25, 36, 42-50 of the concepts; lesson T1.)
+The clip is not what differs: it is the same in the arms that stay near. Each update stays close to
+the policy that made its samples, but small steps add up. (Items 25, 36, 42-50; lesson T1.)
 
-What was tried before the settings were frozen, and what came of it, stands in chapter 8.
+The arms share the coefficient β, not its strength: advantages are whitened and a penalty in the
+loss is not, so there it weighs β times the SD of the advantages, and it does not see the KL of the
+words that follow. So the arms say which placement acts at all, not which estimator is the best.
+
+What was tried before the settings were fixed, and what came of it, stands in chapter 8.
 """
 
 from typing import Any
+
+import numpy as np
 
 from rlhf_edu.cases.evidence import Observation, Seed, spearman
 from rlhf_edu.cases.stages import Arm, Recipe
@@ -57,6 +65,7 @@ RECIPE = Recipe(
     sft=SFTConfig(),
     raters={
         "biased": biased(n_pairs=6000),
+        "honest": RaterConfig(n_pairs=6000),
         "thin": RaterConfig(n_pairs=2000, candidates=4, pairing="thin"),
         "matched": biased(n_pairs=6000, candidates=8, pairing="matched"),
     },
@@ -67,6 +76,7 @@ RECIPE = Recipe(
         "k1-in-reward": Arm("k1 in the reward", "biased", ppo(kl_placement="reward")),
         "k2-in-loss": Arm("k2 in the loss", "biased", ppo(kl_estimator="k2")),
         "k3-in-loss": Arm("k3 in the loss", "biased", ppo(kl_estimator="k3")),
+        "honest-raters": Arm("honest raters", "honest", ppo()),
         "thin-coverage": Arm("honest raters, thin coverage", "thin", ppo()),
         "matched-pairs": Arm("matched pairs", "matched", ppo()),
         "both-changes": Arm(
@@ -78,18 +88,19 @@ RECIPE = Recipe(
     label_budget=6000,
 )
 STORY = "hacked"  # the arm that the report follows
-HOLDING = ("k1-in-reward", "k2-in-loss", "k3-in-loss")  # placements that should hold the policy
+HOLDING = ("k1-in-reward", "k2-in-loss", "k3-in-loss")  # placements that should act
 
 # Each remedy changes one thing of the story, or both; what it costs is measured and said.
 REMEDIES = {
     "k1-in-reward": "PPO/KL: the same penalty, moved from the loss to the reward",
     "matched-pairs": "data: the same raters, but the two replies of a pair are equally long, with "
-    "as many sales and over-confident words, so that taste has nothing to choose by",
+    "as many sales and over-confident words. Taste has nothing to choose by; whoever draws the "
+    "pairs has to know the tastes, and prompts without such a pair are not shown",
     "both-changes": "both",
 }
 
 
-# ── What must be seen: thresholds written down before any run ────────────────────────────────────
+# ── What must be seen ───────────────────────────────────────────────────────────────────────────
 def kl(seed: Seed, arm: str) -> float:
     """KLREF of an arm at the end, nats a response."""
     return float(seed.runs[arm].final["kl/exact"])
@@ -100,17 +111,10 @@ def kl_against_no_penalty(seed: Seed, arm: str) -> float:
     return kl(seed, arm) / kl(seed, "no-penalty") - 1
 
 
-def stopped_early(seed: Seed) -> dict[str, float]:
-    """The story's own run at the examination whose KL is nearest to that of k1 in the reward."""
-    return min(
-        seed.runs[STORY].exams, key=lambda exam: abs(exam["kl/exact"] - kl(seed, "k1-in-reward"))
-    )
-
-
-def gold_regained(seed: Seed, arm: str) -> float:
-    """The share of the story's loss of GOLD, on the same seed, that an arm does not have."""
-    story = seed.runs[STORY].final["gold/total"]
-    return (seed.runs[arm].final["gold/total"] - story) / -seed.change(STORY, "gold/total")
+def kl_rank_correlation(seed: Seed, arm: str) -> float:
+    """Spearman's correlation of update and KLREF over the examinations."""
+    exams = seed.runs[arm].exams
+    return spearman([e["update"] for e in exams], [e["kl/exact"] for e in exams])
 
 
 def largest_step(seed: Seed) -> float:
@@ -118,10 +122,31 @@ def largest_step(seed: Seed) -> float:
     return max(u["policy/kl_old_last_epoch"] for u in seed.runs[STORY].updates) / kl(seed, STORY)
 
 
-def kl_rank_correlation(seed: Seed, arm: str) -> float:
-    """Spearman's correlation of update and KLREF over the examinations."""
-    exams = seed.runs[arm].exams
-    return spearman([e["update"] for e in exams], [e["kl/exact"] for e in exams])
+def gold_regained(seed: Seed, arm: str) -> float:
+    """The share of the story's loss of GOLD, on the same seed, that an arm does not have.
+
+    NaN, which holds nothing, on a seed where the story lost none.
+    """
+    loss = -seed.change(STORY, "gold/total")
+    gain = seed.runs[arm].final["gold/total"] - seed.runs[STORY].final["gold/total"]
+    return gain / loss if loss > 0 else float("nan")
+
+
+def against_stopping_early(seed: Seed) -> float:
+    """GOLD of k1 in the reward, minus that of the story where it passed the same KLREF.
+
+    Between two examinations of the story GOLD is read off the straight line.
+    """
+    story, fixed = seed.runs[STORY].exams, seed.runs["k1-in-reward"].exams[-1]
+    drift = np.maximum.accumulate([exam["kl/exact"] for exam in story])
+    return float(fixed["gold/total"] - np.interp(
+        fixed["kl/exact"], drift, [exam["gold/total"] for exam in story]))
+
+
+def below_no_penalty(arm: str, claim: str) -> Observation:
+    """A placement of the penalty that ends below β = 0."""
+    return Observation(
+        f"{arm}-acts", claim, lambda s: kl_against_no_penalty(s, arm), 0.0, "below")
 
 
 OBSERVATIONS = [
@@ -148,7 +173,7 @@ OBSERVATIONS = [
     ),
     Observation(
         "direct-worse",
-        "and reach the answer later: DIRECT rises",
+        "and reach the right answer later or not at all: DIRECT rises (no answer counts all words)",
         lambda s: s.change(STORY, "style/first_answer"),
         0.0,
         "above",
@@ -168,6 +193,14 @@ OBSERVATIONS = [
         "above",
     ),
     Observation(
+        "filler-is-taste",
+        "more than it does for the reward model of honest raters on pairs drawn in the same way",
+        lambda s: s.reward_models["biased"]["filler_effect"]
+        - s.reward_models["honest"]["filler_effect"],
+        0.0,
+        "above",
+    ),
+    Observation(
         "small-steps",
         "yet each update is small: largest KLOLD ≤ 1/10 of the final KLREF",
         largest_step,
@@ -176,32 +209,14 @@ OBSERVATIONS = [
     ),
     Observation(
         "k1-in-loss-idle",
-        "k1 in the loss: final KLREF is not below that of β = 0",
+        "k1 in the loss: no final KLREF below that of β = 0 is found",
         lambda s: kl_against_no_penalty(s, STORY),
         0.0,
         "reaches",
     ),
-    Observation(
-        "k1-in-reward-holds",
-        "the same β with k1 in the reward: KLREF below that of β = 0",
-        lambda s: kl_against_no_penalty(s, "k1-in-reward"),
-        0.0,
-        "below",
-    ),
-    Observation(
-        "k2-in-loss-holds",
-        "with k2 in the loss: below that of β = 0",
-        lambda s: kl_against_no_penalty(s, "k2-in-loss"),
-        0.0,
-        "below",
-    ),
-    Observation(
-        "k3-in-loss-holds",
-        "with k3 in the loss: below that of β = 0",
-        lambda s: kl_against_no_penalty(s, "k3-in-loss"),
-        0.0,
-        "below",
-    ),
+    below_no_penalty("k1-in-reward", "the same β with k1 in the reward: below that of β = 0"),
+    below_no_penalty("k2-in-loss", "with k2 in the loss: below that of β = 0"),
+    below_no_penalty("k3-in-loss", "with k3 in the loss: below that of β = 0"),
     Observation(
         "placement-matters",
         "k1 in the loss ends above each of the other three",
@@ -249,7 +264,7 @@ OBSERVATIONS = [
 CONTROL = Observation(
     "control",
     "GOLD of k1 in the reward, minus that of the story stopped early at the same KLREF",
-    lambda s: s.runs["k1-in-reward"].exams[-1]["gold/total"] - stopped_early(s)["gold/total"],
+    against_stopping_early,
     0.0,
     "above",
 )
@@ -257,7 +272,7 @@ CONTROL = Observation(
 THIN_STORY = (
     "Here nobody is biased. The raters are honest, but of four candidate replies they are shown "
     "the two for which longer and better agree most. Longer explains their labels as well as "
-    "better does, and the reward model learns it. What the policy finds is length, mostly as "
-    "courtesies before the answer: a hack with next to no sales words, and without a single biased "
-    "label."
+    "better does, and the reward model learns it. What the policy finds is length: courtesies "
+    "around the answer, before it or after it, and in the end instead of it. There are next to no "
+    "sales words, and not a single biased label."
 )

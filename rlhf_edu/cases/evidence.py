@@ -1,10 +1,11 @@
 """From runs to verdicts: an observation is a claim, a number read off each seed, and a threshold.
 
-The threshold is written down before the run. An observation HOLDS if the whole 95 % interval over
-seeds lies on the right side of it: a mean on the right side is not enough, and neither are fewer
-than five seeds. The interval is Student's, mean ± t·SD/√n; differences between arms are taken seed
-by seed. What does not exist, such as the interval of one seed or a share of nothing, is NaN, and
-NaN holds nothing.
+An observation HOLDS if the whole 95 % interval over seeds lies beyond the threshold, on the right
+side: a mean on the right side is not enough, and neither are fewer than five seeds. A claim that
+something does *not* happen ("reaches") is weaker: it HOLDS if the interval reaches the threshold,
+and says that no such effect was found, not that there is none. The interval is Student's, mean ±
+t·SD/√n; differences between arms are taken seed by seed. What does not exist, such as the interval
+of one seed or a share of nothing, is NaN, and NaN holds nothing.
 """
 
 import math
@@ -13,8 +14,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from rlhf_edu.lab import record
 
@@ -147,8 +146,8 @@ def grade(observation: Observation, seeds: list[Seed]) -> Finding:
     low, high = interval(values)
     known = values if all(map(math.isfinite, values)) else [math.nan]
     right_side = {
-        "above": low >= observation.threshold,
-        "below": high <= observation.threshold,
+        "above": low > observation.threshold,
+        "below": high < observation.threshold,
         "reaches": high >= observation.threshold,
     }[observation.side]
     return Finding(
@@ -179,17 +178,16 @@ def shown(number: float, form: str) -> str:
 
 
 def ratio(parts: list[float], wholes: list[float]) -> tuple[float, float, float]:
-    """Σ parts / Σ wholes with a 95 % bootstrap interval over seeds; pairs are kept together.
+    """Σ parts / Σ wholes over seeds with a 95 % interval: Student's, of the linearised ratio.
 
-    NaN where there is nothing to divide by; the interval is NaN if that happens in a resample.
+    NaN where there is nothing to divide by. (A bootstrap of five seeds would be too narrow.)
     """
-    part, whole = np.array(parts), np.array(wholes)
-    draws = np.random.default_rng(0).integers(0, len(part), (4000, len(part)))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = part.sum() / whole.sum()
-        low, high = np.quantile(part[draws].sum(1) / whole[draws].sum(1), [0.025, 0.975])
-    value, low, high = (float(x) if math.isfinite(x) else math.nan for x in (share, low, high))
-    return value, low, high
+    if sum(wholes) == 0:
+        return math.nan, math.nan, math.nan
+    share, whole = sum(parts) / sum(wholes), statistics.fmean(wholes)
+    rest = [part - share * w for part, w in zip(parts, wholes, strict=True)]  # their mean is 0
+    low, high = sorted(share + end / whole for end in interval(rest))
+    return share, low, high
 
 
 @dataclass(frozen=True)
@@ -209,6 +207,8 @@ class Remedy:
 
 REGRESSIONS = {
     "gold/total": "GOLD",
+    "gold/answer": "right answers",
+    "refusal/unsafe_compliance": "UNSAFE",
     "style/length": "LEN",
     "style/first_answer": "DIRECT",
     "style/sales": "SALES",

@@ -324,12 +324,12 @@ def verdict_table(findings: list[Finding]) -> str:
     def n(number: float) -> str:
         return shown(number, ".3f")
 
-    lines = [f"{'value':>8} {'95 % interval':>19} {'worst':>8}   observation"]
+    lines = [f"{'value':>8} {'95 % interval':>20} {'median':>8} {'worst':>8}   observation"]
     for f in findings:
         verdict = "HOLDS" if f.holds else "NOT REPRODUCED"
         lines.append(
-            f"{n(f.value):>8} [{n(f.low):>8}, {n(f.high):>8}] {n(f.worst):>8}   {verdict:14} "
-            f"{f.claim}"
+            f"{n(f.value):>8} [{n(f.low):>8}, {n(f.high):>8}] {n(f.median):>8} {n(f.worst):>8}   "
+            f"{verdict:14} {f.claim}"
         )
     return "\n".join(lines)
 

@@ -61,7 +61,7 @@ def write_report(
         replies_table(seeds[0], case.STORY),
         "<h2>What was claimed, and what came out</h2>",
         observation_table(findings),
-        "<h2>Where the penalty is decides whether it holds</h2>",
+        "<h2>Where the penalty stands decides whether it acts</h2>",
         figure(arms_figure(case, seeds), ARMS_CAPTION),
         "<h2>What each change keeps, removes and costs</h2>",
         remedy_table(remedies, control),
@@ -96,8 +96,8 @@ def paragraphs(docstring: str) -> list[str]:
 # ── Pictures ────────────────────────────────────────────────────────────────────────────────────
 STORY_CAPTION = (
     "The story's run on held-out prompts. Thin lines are seeds, thick lines their mean, the band "
-    "reaches from the lowest seed to the highest. Top left: how often a fresh comparison would "
-    "prefer the new policy to the reference, according to the reward model and according to people."
+    "reaches from the lowest seed to the highest. Top left: how often the new policy's reply would "
+    "be preferred to the reference's, according to the reward model and according to people."
 )
 ARMS_CAPTION = (
     "One reward model, one β, four placements of the penalty, and none. Left: KL(policy ‖ "
@@ -120,22 +120,25 @@ def per_seed(seeds: list[Seed], arm: str, name: str) -> tuple[list[float], list[
 
 
 def story_figure(case: Any, seeds: list[Seed]) -> Figure:
-    """Six panels of the story's run."""
-    drawn, axes = new_figure(2, 3)
+    """Eight panels of the story's run."""
+    drawn, axes = new_figure(2, 4)
     two = {"rm/win_probability": "reward model", "gold/win_rate": "people"}
     for (name, label), colour in zip(two.items(), COLOURS, strict=False):
         curve(axes[0, 0], *per_seed(seeds, case.STORY, name), label, colour)
     axes[0, 0].axhline(0.5, color="#888888", linewidth=0.8)
     axes[0, 0].legend(fontsize=8, frameon=False)
-    panel(axes[0, 0], "RM and people: share preferring the policy")
+    panel(axes[0, 0], "who prefers the new policy")
     rest = {
         "gold/total": "GOLD: the human score",
         "kl/exact": "KLREF: nats a response",
         "style/length": "LEN: tokens a reply",
-        "style/first_answer": "DIRECT: words before the answer",
+        "style/first_answer": "DIRECT: words before answer",
         "style/sales": "SALES: share of sales words",
+        "gold/answer": "right answers: that part of GOLD",
+        "refusal/unsafe_compliance": "UNSAFE: must-refuse requests done",
     }
-    for ax, (name, title), colour in zip(axes.flat[1:], rest.items(), COLOURS[1:], strict=False):
+    colours = (*COLOURS[1:], *COLOURS)
+    for ax, (name, title), colour in zip(axes.flat[1:], rest.items(), colours, strict=False):
         curve(ax, *per_seed(seeds, case.STORY, name), "", colour)
         panel(ax, title)
     return drawn
@@ -187,8 +190,9 @@ def observation_table(findings: list[Finding]) -> str:
     ]
     note = (
         "<p class=small>Value is the mean over seeds with Student's 95 % interval; the whole "
-        "interval has to be on the right side of the threshold. Differences are taken seed by "
-        "seed.</p>"
+        "interval has to be beyond the threshold. Where the claim is that something does not "
+        "happen (k1 in the loss), it has to reach it: no such effect was found. Differences are "
+        "taken seed by seed.</p>"
     )
     return (
         table(["claim", "value", "95 % interval", "median", "worst seed", ""], rows, (1, 2, 3, 4))
@@ -218,12 +222,14 @@ def remedy_table(remedies: list[Remedy], control: Finding) -> str:
     head = ["change", "reward gain kept", *names, "KLREF", "labels", "replies sampled"]
     note = (
         f"<p class=small>{', '.join(names)}: share of the story's own regression that the change "
-        "removes. Below each share a 95 % bootstrap interval over seeds. The reward is always read "
+        "removes. Below each share its 95 % interval over seeds. The reward is always read "
         "by the story's reward model. More than 100 % of a regression removed: better than the "
         "reference; less than 0 %: worse than the story.</p>"
         f"<p><b>The honest control.</b> {text(control.claim)}: {shown(control.value, '+.2f')} "
-        f"({span(control, '+.2f')}). If this interval reaches 0, the change "
-        "bought nothing that stopping the unfixed run early would not have bought.</p>"
+        f"({span(control, '+.2f')}). If this interval reaches 0, no difference was found: a "
+        "penalty in the reward is then, as far as these seeds tell, a way to stop early without "
+        "having to know when. If it lies above 0, people like the fixed run better at the same "
+        "distance; it also had more updates to spend that distance well.</p>"
     )
     return table(head, rows, range(1, len(head))) + note
 

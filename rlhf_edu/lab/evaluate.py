@@ -1,7 +1,7 @@
 """An examination: the same held-out prompts for every policy, and all that its replies show.
 
 Each held-out prompt is answered twice, with the same random numbers for every policy, so
-differences between two policies, or between two updates, are not differences of luck. Before any
+differences between two policies, or between two updates, are less a matter of luck. Before any
 update the policy gives the reference's own replies, word for word.
 
 Metrics carry the kit's names: `rm/…` the reward model, `gold/…` the human spot-checker, `style/…`,
@@ -144,7 +144,7 @@ def make_exam(
         # 3. Style, collapse, and where the reward came from.
         found |= {
             f"style/{name}": getattr(style, name).mean()
-            for name in ("length", "sales", "confident", "first_answer", "kept")
+            for name in ("length", "sales", "confident", "first_answer", "answered", "kept")
         }
         wished = here.constraint > 0
         found["style/constraint_kept"] = mean_among(wished, style.kept)

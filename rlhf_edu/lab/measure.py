@@ -13,7 +13,10 @@
     RM-ACC  accuracy of the reward model on pairs, against gold
 
 Metric names follow TRL's PPO trainer (up to 1.12) where it has one. KL is in nats *per response*
-(summed over its tokens, averaged over the batch) unless the name says per token.
+(summed over its tokens, averaged over the batch), but policy/approxkl_avg is per *token*. TRL
+averages approxkl, ratio and policy entropy over padding too, so its numbers are smaller (the ratio
+nearer 1). The returns in the explained variance are λ-returns, which contain the critic's own
+values.
 Shapes: B responses, T response tokens, V vocabulary.
 """
 
@@ -162,7 +165,8 @@ def step_metrics(b: Rollout, logprobs: Tensor, values: Tensor, entropy: Tensor, 
     cut = (near - b.returns).square() > (values - b.returns).square()  # the clip takes its gradient
     return {
         "policy/approxkl_avg": 0.5 * masked_mean((logprobs - b.old_logprobs).square(), b.mask),
-        "policy/kl_old": ((b.old_logprobs - logprobs) * b.mask).sum(1).mean(),
+        # KL(old ‖ policy) by k3, samples from old: r = policy / old
+        "policy/kl_old": ((ratio - 1 - (logprobs - b.old_logprobs)) * b.mask).sum(1).mean(),
         "policy/clipfrac_avg":
             clip_fraction(logprobs, b.old_logprobs, b.advantages, b.mask, cliprange),
         "policy/outside_avg": outside_fraction(logprobs, b.old_logprobs, b.mask, cliprange),

@@ -161,6 +161,11 @@ def collect_preferences(
     # 2. Which two of them are shown.
     a, b, shown = choose_pairs(config, candidates, table[rows])
     rows, a, b = rows[shown], a[shown], b[shown]
+    if len(rows) == 0:
+        raise InputError(
+            f"RaterConfig.n_pairs = {config.n_pairs}: no prompt has two different replies alike in "
+            "style among its candidates; ask for more prompts or more candidates"
+        )
     budget.spend(len(rows))
 
     # 3. The raters choose.

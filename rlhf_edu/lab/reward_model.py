@@ -2,9 +2,9 @@
 
     loss(φ) = − mean log σ( r_φ(x, chosen) − r_φ(x, rejected) )
 
-Only differences are learned, so a reward has no zero and no unit of its own. Before it is used it
-gets a stated *gauge*: minus the reference policy's mean, over the reference policy's SD, on
-training prompts. A reward of +1 then means "one SD above what the reference usually gets".
+Only differences are learned, so a reward has no zero of its own, and its unit is a log-odds. Before
+it is used it gets a stated *gauge*: minus the reference policy's mean, over the reference policy's
+SD, on training prompts. A reward of +1 then means "one SD above what the reference usually gets".
 Shapes: N pairs, B responses, T response tokens.
 """
 
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rlhf_edu import InputError
 from rlhf_edu.lab import helpdesk
 from rlhf_edu.lab.batching import grouped_batches, trim
 from rlhf_edu.lab.gold import reply_mask
@@ -109,4 +110,9 @@ def train_reward_model(
     replies, _ = sample(reference, prompts[rows], config.response_length, generator)
     with torch.inference_mode():
         raw = reward_of(model.eval(), prompts[rows], replies, reply_mask(replies))
+    if bool((raw == raw[0]).all()):
+        raise InputError(
+            "the reward model gives every reply of the reference the same reward, so it has no "
+            "unit: train it on more pairs, or with a larger lr"
+        )
     return RewardModel(model, float(raw.mean()), float(raw.std()))

@@ -45,12 +45,12 @@ from rlhf_edu.lab.record import check_range
 from rlhf_edu.lab.reward_model import RewardModel
 from rlhf_edu.lab.sampling import sample
 from rlhf_edu.lab.state import TrainingState
-from rlhf_edu.ppo_clip import clipped_surrogate_loss, clipped_value_loss
+from rlhf_edu.ppo_clip import clipped_surrogate_loss, clipped_value_loss, composite_loss
 
 
 @dataclass(frozen=True)
 class RLHFConfig:
-    """PPO with a KL penalty. Names as in TRL's PPOConfig where it has one."""
+    """PPO with a KL penalty."""
 
     seed: int = 0  # of prompts, samples and minibatches
     updates: int = 40  # batches sampled, each used for num_ppo_epochs passes
@@ -62,10 +62,10 @@ class RLHFConfig:
     max_grad_norm: float = 1.0  # gradients are scaled down to this norm
     kl_coef: float = 0.05  # β, weight of KL(policy ‖ reference)
     kl_placement: str = "reward"  # the penalty is in the "reward" or in the "loss"
-    kl_estimator: str = "k1"  # k1, k2 or k3
+    kl_estimator: str = "k1"  # k1, k2 or k3; in the reward only k1 has the gradient of the KL
     kl_target: float = 0.0  # nats a response that an adaptive β steers to; 0: β stays fixed
     kl_horizon: float = 2560.0  # episodes over which the adaptive β reacts
-    target_kl: float = 0.0  # stop the passes over a batch when KL to π_old exceeds this; 0: never
+    target_kl: float = 0.0  # nats a token of KL to π_old that end the passes over a batch; 0: off
     cliprange: float = 0.2  # ε of the ratio
     cliprange_value: float = 0.2  # ε of the critic's prediction
     vf_coef: float = 0.1  # weight of the critic's loss
@@ -180,8 +180,8 @@ def train_rlhf(
                                      config.cliprange_value)
                 loss = pg_loss + config.vf_coef * vf_loss
                 if not in_reward and kl_coef > 0:
-                    loss = loss + kl_coef * penalty_loss(logprobs, b.ref_logprobs, b.mask,
-                                                         config.kl_estimator)
+                    penalty = penalty_loss(logprobs, b.ref_logprobs, b.mask, config.kl_estimator)
+                    loss = composite_loss(loss, penalty, kl_coef)
                 optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)

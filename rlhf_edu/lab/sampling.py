@@ -6,7 +6,7 @@ The prompt is read once; each further step feeds one token and looks earlier one
 On the CPU rows that have ended are dropped as soon as they are the majority (buys a factor of two
 on the desk's replies: most are short, one in a thousand is as long as allowed).
 The uniform numbers that decide the tokens are drawn before the loop, on the host: so a reply
-depends on the seed alone, not on how long its neighbours run, nor on the device.
+depends on the seed alone, not on how long its neighbours run, nor (up to rounding) on the device.
 Shapes: B responses, L prompt tokens, T response tokens, V vocabulary.
 """
 
