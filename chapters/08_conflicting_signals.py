@@ -18,7 +18,8 @@
 # assistant near where it started. On the dashboard:
 #
 # * the reward model prefers the new policy, more and more clearly;
-# * people who read the replies do not: longer, later to the point, more sales talk;
+# * people who read the replies do not: they are longer, come to the right answer later or not at all,
+#   sell and boast, and do what should be refused;
 # * the KL to the reference rises, update after update, *although it is penalised*.
 #
 # Which of these signals is wrong? Before you read on, write down a guess: is it the reward model, the
@@ -27,7 +28,8 @@
 # This chapter runs the story on one seed, live, in about a minute. The claims are graded over
 # five seeds, at the end; `rlhf-edu run conflicting-signals` repeats them on seeds of your choice.
 #
-# **You need** chapters 4 to 7: ranking loss, advantage, the clip, the KL estimators.
+# **You need** four ideas, each a file that can be read in five minutes: the ranking loss
+# (`rlhf_edu/ranking_loss.py`), the advantage, the PPO clip, and the KL estimators (`kl_penalty.py`).
 # **You will see** two broken links in the chain, each shown by changing one thing.
 
 # %%
@@ -42,8 +44,7 @@ from rlhf_edu.cases.conflicting_signals import RECIPE, REMEDIES
 from rlhf_edu.kl_penalty import exact_kl, kl_loss
 from rlhf_edu.lab import helpdesk
 from rlhf_edu.lab.evaluate import filler_effect, make_exam
-from rlhf_edu.lab.gold import gold_score, reply_mask
-from rlhf_edu.lab.model import gather_logprobs
+from rlhf_edu.lab.gold import gold_score
 from rlhf_edu.lab.plots import COLOURS, new_figure, panel
 from rlhf_edu.lab.raters import LabelBudget, collect_preferences, rater_utility
 from rlhf_edu.lab.reward_model import train_reward_model
@@ -59,7 +60,7 @@ device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # Every prompt, every word and every right answer of this world is known. One word is one token.
 # What people *really* want is a documented function of prompt and reply, the gold score: right
 # steps, said early and briefly, no sales talk, no boasting, wishes kept, harmful requests refused.
-# Nothing is ever trained on it. It is our human spot-checker.
+# No model ever sees its number; raters' choices are a noisy reading of it. It is our spot-checker.
 
 # %%
 desk = helpdesk.desk()
@@ -103,8 +104,8 @@ for reply, gold, utility in zip(pair, gold_score(pair, both).total,
 
 # %% [markdown]
 # The reward model sees only which of two replies was chosen, and minimises
-# $-\log\sigma(r_{\text{chosen}} - r_{\text{rejected}})$. Its scores have no zero and no unit, so we
-# give them a gauge: mean 0 and SD 1 over the reference's own replies.
+# $-\log\sigma(r_{\text{chosen}} - r_{\text{rejected}})$. Its scores have no zero, and their unit is a
+# log-odds, so we give them a gauge: mean 0 and SD 1 over the reference's own replies.
 #
 # Then the first experiment, an **intervention**: take replies that are right and as short as can be,
 # append a courtesy ("we value your time"), change nothing else. Gold falls by 0.05 a word. And the reward?
@@ -117,7 +118,9 @@ print(f"{budget.spent:,} labels bought, {budget.left} left")
 print(f"a courtesy changes the reward by {filler_effect(reward_model):+.2f} SD on average")
 
 # %% [markdown]
-# The first broken link: **the reward model has learned the raters' taste**. It will pay for words.
+# The first broken link: **the reward model pays for words**. It learned the raters' taste, and learned it
+# well: of two right replies they do prefer the one with the courtesy. (The table at the end sets a
+# reward model of honest raters beside this one.)
 #
 # ## Stage three: PPO, with the penalty in the loss
 #
@@ -138,7 +141,7 @@ def run(arm):
     curve, steps = [{"update": 0, **take_exam(state.policy)[0]}], []
 
     def after_update(state, metrics):
-        steps.append(metrics["policy/kl_old_last_epoch"])
+        steps.append((metrics["policy/kl_old_last_epoch"], metrics["policy/clipfrac_avg"]))
         if state.update % 4 == 0:
             found, texts = take_exam(state.policy)
             curve.append({"update": state.update, **found, "texts": texts})
@@ -177,12 +180,15 @@ for sample in last["texts"][:8]:
 # how far the policy ends from the reference. Both are in nats per response.
 
 # %%
-print(f"largest step of one update: {max(runs['hacked'][1]):.2f} nats from π_old")
+steps, clipped = zip(*runs["hacked"][1], strict=True)
+print(f"largest step of one update: {max(steps):.2f} nats from π_old")
 print(f"after all updates:          {last['kl/exact']:.2f} nats from π_ref")
+print(f"tokens whose gradient the clip removed: {100 * sum(clipped) / len(clipped):.1f} %")
 
 # %% [markdown]
-# Every step is small. The clip limits a step, not a walk: the policy it compares with is the one
-# that made the samples, and that one moves along.
+# Every step is small, and the clip had little to do. It limits a step, not a walk: the policy it
+# compares with is the one that made the samples, and that one moves along. It is also the same in the
+# run below that stays near, so it is not what differs.
 #
 # ## Why the penalty did nothing
 #
@@ -212,13 +218,15 @@ for estimator in ("k1", "k2", "k3"):
     print(f"expected gradient of {estimator} in the loss:", [f"{g:+.3f}" for g in expected.tolist()])
 
 # %% [markdown]
-# k1 in the loss pulls nowhere: no β can help, because it multiplies zero. k2 in the loss has exactly the
-# gradient of KL(policy ‖ reference). k3 has another one, that of KL(reference ‖ policy), which
-# also pulls back. And k1 in the *reward* is right again: there it is a number, not something to
-# differentiate, and the policy gradient turns it into $-\beta\nabla\mathrm{KL}$.
+# At the first step k1 in the loss pulls nowhere on average: β multiplies zero, and noise. At later steps it
+# makes the old samples rarer, in ignorance of $\pi_{\mathrm{ref}}$, and a larger β does more of that. k2
+# in the loss has the gradient of KL(policy ‖ reference) in each state it is applied to; k3 that of
+# KL(reference ‖ policy), which also pulls back. And k1 in the *reward* is a number, not something to
+# differentiate: the policy gradient turns it into $-\beta\nabla\mathrm{KL}$ of the whole response (with
+# λ = 1 and before whitening).
 #
-# The second experiment: the same β, the same k1, moved from the loss into the reward. Predict the
-# three curves before you run it.
+# The second experiment: the same k1 with the same coefficient, moved from the loss into the reward.
+# Predict the three curves before you run it.
 
 # %%
 runs["k1-in-reward"] = run("k1-in-reward")
@@ -229,12 +237,18 @@ show("rm/win_probability", "gold/total", "kl/exact")
 # runaway, and still less than the reference: **the penalty limits how far a wrong reward model can
 # lead; it does not make it right.** For that the data must change.
 #
+# One caution before the table. The arms share the coefficient β, not its strength: advantages are
+# whitened, a penalty in the loss is not, so there it weighs β times the SD of the advantages (well
+# below 1 here, and falling). The arms show which placement acts at all. They are no ranking of k2, k3 and
+# the reward.
+#
 # ## Graded: five seeds
 #
 # A picture of one seed is an anecdote. This table is read from the file that
-# `rlhf-edu run conflicting-signals --json chapters/results/conflicting-signals.json` wrote; an
-# observation holds if its whole 95 % interval is on the right side of a threshold that was fixed
-# before the run.
+# `rlhf-edu run conflicting-signals --seeds 11 12 13 14 15 --json chapters/results/conflicting-signals.json`
+# wrote, on seeds that nothing was tuned on. An observation holds if its whole 95 % interval is beyond its
+# threshold. One claim is that something does *not* happen (k1 in the loss): there the interval has to
+# reach the threshold, which says that no reduction was found, not that there is none.
 
 # %%
 result = json.loads(Path("results/conflicting-signals.json").read_text())
@@ -258,10 +272,15 @@ print(f"\nthe honest control: {control['claim']}:\n   {control['value']:+.2f} "
       f"[{control['low']:+.2f}, {control['high']:+.2f}]")
 
 # %% [markdown]
+# Read the costs, too. Moving the penalty leaves a good part of the harm where it was (UNSAFE: requests that
+# must be refused and are carried out), and a cure that needs to know the raters' tastes beforehand is
+# not for sale everywhere.
+#
 # The control deserves a second look. Stop the unfixed run early, at the KL that the repaired penalty
-# settles at, and compare. If the interval includes zero, the penalty in the reward is, in this
-# world, a way to stop early without having to know when; it does not buy a better policy at the same
-# distance. Gao et al. (2022, §3.6) report the same for their models.
+# settles at, and compare. An interval that reaches 0 says that no difference was found: the penalty in the
+# reward is then a way to stop early without having to know when. Gao et al. (2022, §3.6) found this
+# for their models, and say that it may depend on hyperparameters. An interval above 0 says that people
+# like the repaired run better at the same distance; it has also had more updates to spend it well.
 #
 # ## Questions
 #
@@ -269,16 +288,18 @@ print(f"\nthe honest control: {control['claim']}:\n   {control['value']:+.2f} "
 #    and which of the two changes above would help there?
 # 2. At the very first batch the penalty is exactly 0 for every reply. Why? What would a penalty
 #    other than 0 at this point tell you about your code?
-# 3. `policy/clipfrac_avg` was small throughout. Would a smaller ε have stopped the drift? Change one
-#    field of `RLHFConfig` and see.
+# 3. The clip removed few gradients. Would a smaller ε have stopped the drift? Change one field of
+#    `RLHFConfig` and see.
 #
 # Then write the two losses of this story yourself: `exercises/pairwise_ranking_loss.py` and
 # `exercises/clipped_surrogate.py`, checked by `rlhf-edu check`.
 #
 # ## Notes: what was tried and did not work
 #
-# World and settings were tuned on seeds 100 to 104 and then frozen; the thresholds are older than
-# the runs. These are the settings that were given up, and why.
+# World and settings were tuned on seeds 0 and 100 to 104; the runs were cut from 20 to 16 updates after
+# seeds 0 to 4 had been seen, because the last replies were hard to read. The thresholds of the observations
+# of the case are older than all runs. Three claims that we added ourselves were reworded after runs: they
+# are in the list, with the settings that were given up.
 
 # %%
 with Path("results/08_tried.csv").open() as file:
@@ -286,9 +307,5 @@ with Path("results/08_tried.csv").open() as file:
         print(f"• {row['setting']} (seeds {row['seeds']})\n    {row['what came of it']}")
 
 # %% [markdown]
-# **Left out.** Other estimators' variance (chapter 7), how β should be chosen or adapted, reward
-# models of other sizes, and whether people in the world outside are like our raters: they are not.
-
-# %%
-mask = reply_mask(replies)  # the shape that everything above rests on: 1 up to and including <eos>
-assert gather_logprobs(torch.zeros(*replies.shape, helpdesk.VOCAB_SIZE), replies).shape == mask.shape
+# **Left out.** The variance of the estimators, how β should be chosen or adapted, reward models of
+# other sizes, and whether people in the world outside are like our raters: they are not.

@@ -141,8 +141,8 @@ SPREAD = [0.9, 0.95, 1.0, 1.05, 1.1]  # the interval is 1 ± 0.098
         ("reaches", 1.09, SPREAD, True),  # not clearly below
         ("reaches", 0.5, SPREAD, True),
         ("reaches", 1.10, SPREAD, False),
-        ("above", 1.0, [1.0] * 5, True),  # a threshold is reached by equality
-        ("below", 1.0, [1.0] * 5, True),
+        ("above", 1.0, [1.0] * 5, False),  # an effect of nothing is no effect
+        ("below", 1.0, [1.0] * 5, False),
         ("reaches", 1.0, [1.0] * 5, True),
         ("above", 0.0, [5.0] * 4, False),  # fewer than five seeds never hold
         ("below", 9.0, [5.0] * 4, False),
@@ -202,27 +202,38 @@ def test_ratio_keeps_pairs_together() -> None:
     assert ratio([w / 4 for w in wholes], wholes) == pytest.approx((0.25, 0.25, 0.25))
 
 
-def test_ratio_is_of_sums_and_its_interval_a_bootstrap() -> None:
-    """With two seeds a resample is (a, a), (a, b) or (b, b), with chances 1, 2 and 1 in 4."""
-    assert ratio([0.0, 3.0], [1.0, 2.0]) == pytest.approx((1.0, 0.0, 1.5))
-    assert ratio([2.0], [8.0]) == (0.25, 0.25, 0.25)
+def test_ratio_is_of_sums_and_for_equal_wholes_a_mean() -> None:
+    assert ratio([0.0, 3.0], [1.0, 2.0])[0] == 1
+    parts = [0.1, 0.4, -0.2, 0.3, 0.9]
+    expected = (statistics.fmean(parts) / 2, *(end / 2 for end in interval(parts)))
+    assert ratio(parts, [2.0] * 5) == pytest.approx(expected)
+    value, low, high = ratio(parts, [-2.0] * 5)  # a story in which a measure falls
+    assert (value, low, high) == pytest.approx((-expected[0], -expected[2], -expected[1]))
 
 
-def test_ratio_has_an_interval_of_the_right_width() -> None:
-    """For equal wholes it is that of a mean: ± 1.96 standard errors."""
-    parts = [float(x) for x in np.random.default_rng(1).normal(0.5, 0.2, 40)]
-    value, low, high = ratio(parts, [1.0] * 40)
-    assert value == pytest.approx(statistics.fmean(parts))
-    half = 1.96 * float(np.std(parts)) / math.sqrt(40)
-    assert (low, high) == pytest.approx((value - half, value + half), abs=0.15 * half)
+def test_ratio_has_an_interval_as_wide_as_a_bootstrap_would_find() -> None:
+    numbers = np.random.default_rng(1)
+    whole = numbers.normal(2, 0.4, 60)
+    part = 0.5 * whole + numbers.normal(0, 0.3, 60)
+    value, low, high = ratio([float(x) for x in part], [float(x) for x in whole])
+    draws = numbers.integers(0, 60, (4000, 60))
+    again = part[draws].sum(1) / whole[draws].sum(1)
+    assert value == pytest.approx(float(part.sum() / whole.sum()))
+    assert high - value == pytest.approx(value - low)
+    assert high - low == pytest.approx(2 * 2.042 * float(again.std()), rel=0.1)
+
+
+def test_one_seed_has_a_ratio_but_no_interval() -> None:
+    value, low, high = ratio([2.0], [8.0])
+    assert value == 0.25 and math.isnan(low) and math.isnan(high)
 
 
 @pytest.mark.filterwarnings("error")
 def test_a_ratio_to_nothing_is_nan() -> None:
     for parts, wholes in (([0.0, 0.0], [0.0, 0.0]), ([1.0, 2.0], [0.0, 0.0])):
         assert all(map(math.isnan, ratio(parts, wholes)))
-    value, low, high = ratio([1.0, 1.0], [0.0, 2.0])
-    assert value == 1 and math.isnan(high)
+    assert all(map(math.isnan, ratio([1.0, math.nan], [1.0, 2.0])))
+    assert all(map(math.isnan, ratio([1.0, 1.0], [1.0, math.nan])))
 
 
 def hand_made(number: int, story: dict[str, float], change: dict[str, float]) -> Seed:
@@ -239,13 +250,15 @@ def hand_made(number: int, story: dict[str, float], change: dict[str, float]) ->
 
 
 def test_weigh_by_hand() -> None:
-    """Reference 10 in every measure and 0.5 in reward; sums of story 6, of what is left 1.5."""
+    """The reference has 10 in every measure and 0.5 in reward; the story loses 4, then 2."""
     measures = evidence.REGRESSIONS.values()
     seeds = [
         hand_made(0, {"rm": 2.5, "kl": 9.0} | dict.fromkeys(measures, 6.0),
-                  {"rm": 1.5, "kl": 3.0, "GOLD": 10.0, "LEN": 6.0, "DIRECT": 8.0, "SALES": 12.0}),
+                  dict.fromkeys(measures, 10.0)
+                  | {"rm": 1.5, "kl": 3.0, "LEN": 6.0, "DIRECT": 8.0, "SALES": 12.0}),
         hand_made(1, {"rm": 4.5, "kl": 9.0} | dict.fromkeys(measures, 8.0),
-                  {"rm": 2.5, "kl": 5.0, "GOLD": 10.0, "LEN": 8.0, "DIRECT": 9.0, "SALES": 11.0}),
+                  dict.fromkeys(measures, 10.0)
+                  | {"rm": 2.5, "kl": 5.0, "LEN": 8.0, "DIRECT": 9.0, "SALES": 11.0}),
     ]  # fmt: skip
     found = weigh("change", "what", "story", "other", seeds)
     assert (found.arm, found.what, found.kl) == ("change", "what", 4.0)
@@ -253,7 +266,7 @@ def test_weigh_by_hand() -> None:
     # The judge's readings: (1 + 2) of (2 + 4).
     assert found.reward_kept == pytest.approx((0.5, 0.5, 0.5))
     assert {name: share[0] for name, share in found.removed.items()} == pytest.approx(
-        {"GOLD": 1.0, "LEN": 0.0, "DIRECT": 0.5, "SALES": 1.5}
+        dict.fromkeys(measures, 1.0) | {"LEN": 0.0, "DIRECT": 0.5, "SALES": 1.5}
     )
 
 

@@ -181,6 +181,50 @@ def test_a_token_sees_what_stands_before_it_and_nothing_after(policy, critic):
         assert (response_logits(policy, other, responses) - base).abs().amax(-1).min() > 1e-4
 
 
+def slow_trunk(model: Transformer, words: list[int], prompt_width: int) -> Tensor:
+    """Hidden states of one text without padding, one position, one layer and one head at a time."""
+    config = model.config
+    weights = {k: v.detach().double() for k, v in model.state_dict().items()}
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        x = (x - x.mean()) / (((x - x.mean()) ** 2).mean() + 1e-5).sqrt()
+        return x * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return weights[f"{name}.weight"] @ x + weights[f"{name}.bias"]
+
+    # The first reply token always has position number max_prompt.
+    start = config.max_prompt - prompt_width
+    stream = [weights["embed.weight"][word] + weights["position.weight"][start + i]
+              for i, word in enumerate(words)]  # fmt: skip
+    for n in range(config.n_layers):
+        block, D = f"blocks.{n}", config.width
+        qkv = [linear(norm(x, f"{block}.norm1"), f"{block}.qkv") for x in stream]
+        for i, x in enumerate(stream):
+            seen = []
+            for head in range(config.n_heads):
+                size = D // config.n_heads
+                q, k, v = (slice(part * D + head * size, part * D + (head + 1) * size)
+                           for part in range(3))  # fmt: skip
+                match = [(qkv[i][q] @ qkv[j][k]).item() / size**0.5 for j in range(i + 1)]
+                share = [math.exp(m) / sum(math.exp(other) for other in match) for m in match]
+                seen.append(sum(s * qkv[j][v] for j, s in enumerate(share)))
+            x = x + linear(torch.cat(seen), f"{block}.out")
+            up = linear(norm(x, f"{block}.norm2"), f"{block}.up")
+            gelu = up * 0.5 * (1 + torch.erf(up / 2**0.5))
+            stream[i] = x + linear(gelu, f"{block}.down")
+    return torch.stack([norm(x, "norm") for x in stream])
+
+
+def test_hidden_states_are_those_of_a_transformer_read_one_token_at_a_time(policy):
+    for row in range(5):
+        prompt = unpadded(PROMPTS[row])
+        words = prompt + torch.randint(3, VOCAB_SIZE, (6,), generator=generator(row)).tolist()
+        with torch.no_grad():
+            hidden = policy.trunk(torch.tensor([words]), len(prompt))[0].double()
+        assert torch.allclose(hidden, slow_trunk(policy, words, len(prompt)), atol=2e-5)
+
+
 def test_word_order_matters(policy):
     a, b = PROMPTS[:1].clone(), PROMPTS[:1].clone()
     b[0, -3], b[0, -2] = a[0, -2].item(), a[0, -3].item()
@@ -264,6 +308,16 @@ def test_a_reply_is_what_its_own_random_numbers_say(policy, monkeypatch):
                         break
                 reply.append(token)
         assert unpadded(responses[i]) == reply
+
+
+@pytest.mark.parametrize("u", [0.0, 1 - 2**-24])
+def test_the_smallest_and_the_largest_random_number_choose_a_word_that_may_be_said(
+    policy, monkeypatch, u
+):
+    monkeypatch.setattr(sampling.torch, "rand", lambda *shape, **kw: torch.full(shape, u))
+    responses, logprobs = sample(policy, PROMPTS[:30], 4, generator())
+    on = reply_mask(responses) == 1
+    assert on[:, 0].all() and (responses[on] != REPLY).all() and (logprobs[on] > -1e6).all()
 
 
 def test_a_reply_does_not_depend_on_how_long_its_neighbours_run(policy, monkeypatch):
