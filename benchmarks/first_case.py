@@ -61,6 +61,12 @@ def in_child(arguments: list[str]) -> tuple[float, str]:
         return time.perf_counter() - began, output
 
 
+def write(found: dict[str, object]) -> None:
+    """Keep what has been measured so far."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+
+
 def main() -> None:
     """Measure in fresh processes, print, and write the results down."""
     parser = argparse.ArgumentParser(
@@ -81,10 +87,11 @@ def main() -> None:
     found["environment"] = environment(torch.device("cpu")) | {"cores": os.cpu_count()}
     wall, output = in_child([__file__, "--in-this-process", "--seed", str(options.seed)])
     found["one_seed"] = json.loads(output) | {"wall_with_imports_s": wall, "seed": options.seed}
+    write(found)
     if options.demo:
         wall, _ = in_child(["-m", "rlhf_edu", "run", "conflicting-signals"])
         found["demo"] = {"wall_s": wall, "seeds": [0, 1, 2, 3, 4]}
-    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+    write(found)
     print(json.dumps(found, indent=2))
 
 

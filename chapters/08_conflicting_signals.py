@@ -33,6 +33,7 @@
 # **You will see** two broken links in the chain, each shown by changing one thing.
 
 # %%
+# %matplotlib inline
 import csv
 import json
 from dataclasses import replace
@@ -52,6 +53,7 @@ from rlhf_edu.lab.rlhf import start, train_rlhf
 from rlhf_edu.lab.sft import train_sft
 
 SEED = 0
+torch.set_num_threads(1)  # as in the case: matrices this small gain nothing from more
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 # %% [markdown]

@@ -705,6 +705,7 @@ def test_the_output_says_each_verdict(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(experiment, "in_processes", lambda name, places, tick, done: done(3))
+    monkeypatch.setattr(report, "write_report", lambda *everything: None)
     assert run_tiny("--out", complete[0], "--seeds", "3") == 0
     out = capsys.readouterr().out
     for claim in tiny.OBSERVATIONS:
@@ -871,7 +872,7 @@ class Command:
         """When each arm last wrote a line."""
         return [file.stat().st_mtime if file.exists() else 0.0 for file in self.arms]
 
-    def wait_until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+    def wait_until(self, condition: Callable[[], bool], seconds: float = 300) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert self.process.poll() is None, self.process.communicate()
@@ -882,9 +883,9 @@ class Command:
         self.wait_until(lambda: self.progress() != self.before)
 
     def end(self) -> tuple[int, str]:
-        """Exit code and stderr, when the process has ended; all it started ends in 5 s."""
-        code = self.process.wait(timeout=60)
-        end = time.monotonic() + 5
+        """Exit code and stderr, when the process has ended; all that it started ends in 10 s."""
+        code = self.process.wait(timeout=300)
+        end = time.monotonic() + 10
         while (left := alive(self.process.pid)) and time.monotonic() < end:
             time.sleep(0.05)
         assert not left, "a process has survived its parent"
@@ -933,7 +934,7 @@ def test_a_run_in_processes_that_is_interrupted_again_and_again(
 
     # 5. With it, everything comes out as if nothing had happened.
     command = Command(out, "--resume", cores=2)
-    stdout, stderr = command.process.communicate(timeout=120)
+    stdout, stderr = command.process.communicate(timeout=600)
     assert command.process.returncode == 0, stderr
     assert "% |" in stderr and "Traceback" not in stderr
     assert (out / "report.html").exists() and (out / "result.json").exists()

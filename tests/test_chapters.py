@@ -36,3 +36,30 @@ def test_the_notebook_carries_no_path_of_the_machine_it_was_run_on(source):
     assert str(Path.home()) not in text
     assert str(source.parent.parent) not in text
     assert json.loads(text)["metadata"]["kernelspec"]["name"] == "python3"
+
+
+ROOT = Path(__file__).parent.parent
+
+
+def readme_block(result, benchmark):
+    """The part of the README that shows measured numbers, made from the files that hold them."""
+    lines = [f"{o['value']:7.3f} [{o['low']:7.3f}, {o['high']:7.3f}]  "
+             f"{'HOLDS' if o['holds'] else 'NOT REPRODUCED'}  {o['claim']}"
+             for o in result["observations"]]
+    seeds, machine = " ".join(map(str, result["seeds"])), benchmark["environment"]
+    one = benchmark["one_seed"]
+    return "\n".join([
+        "<!-- measured -->",
+        f"On seeds {seeds}, on which nothing was tuned: mean over seeds, 95 % interval, and "
+        "the verdict:", "", "```text", *lines, "```", "",
+        f"That took {result['wall_s'] / 60:.1f} minutes on {machine['cores']} cores "
+        f"({machine['system']}, torch {machine['torch']}); one seed of the story's own run, from "
+        f"nothing, {one['total_s']:.0f} s and {one['peak_memory_gb']:.1f} GB on one core.",
+        "<!-- /measured -->",
+    ])
+
+
+def test_the_readme_shows_the_numbers_that_were_measured():
+    result = json.loads((ROOT / "chapters/results/conflicting-signals.json").read_text())
+    benchmark = json.loads((ROOT / "benchmarks/results/first_case.json").read_text())
+    assert readme_block(result, benchmark) in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rlhf_edu.lab import gold, helpdesk
-from rlhf_edu.lab.gold import GoldScore, Style
+from rlhf_edu.lab.gold import GoldScore
 from rlhf_edu.lab.helpdesk import AgentConfig, Prompt
 
 PROMPTS = helpdesk.all_prompts()
@@ -79,6 +79,7 @@ def plain_reading(reply: str, prompt: Prompt) -> tuple[dict[str, float], dict[st
         "sales": sales / len(words) if words else 0,
         "confident": confident / len(words) if words else 0,
         "first_answer": first,
+        "answered": n_right > 0,
         "refused": refused,
         "complied": complied,
         "over_refused": over_refused,
@@ -344,4 +345,3 @@ def test_the_parts_are_those_of_the_docstring():
     assert [f.name for f in fields(GoldScore)] == [
         line.split()[0] for line in gold.__doc__.splitlines()[4:11]
     ]
-    assert len(fields(Style)) == 9

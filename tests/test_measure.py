@@ -90,6 +90,7 @@ def test_repeated_4grams_by_hand():
         [EOS, PAD, PAD, PAD, PAD, PAD, PAD, PAD, PAD],
     ])  # fmt: skip
     assert torch.allclose(measure.repeated_4grams(rows), torch.tensor([1 / 6, 5 / 6, 0, 0]))
+    assert torch.allclose(measure.repeated_4grams(rows[:, :5]), torch.tensor([0, 1 / 2, 0, 0]))
     assert measure.repeated_4grams(rows[:, :4]).tolist() == [0, 0, 0, 0]
 
 
@@ -281,7 +282,7 @@ def test_a_step_is_measured_as_in_a_loop_over_tokens(seed):
     down = [o for o, (_, a) in zip(outside, ratios, strict=True) if a < 0]
     want = {
         "policy/approxkl_avg": np.mean([0.5 * (new - old) ** 2 for new, old, *_ in rows]),
-        "policy/kl_old": sum(old - new for new, old, *_ in rows) / 16,
+        "policy/kl_old": sum(math.exp(new - old) - 1 - (new - old) for new, old, *_ in rows) / 16,
         "policy/clipfrac_avg": np.mean(cut),
         "policy/outside_avg": np.mean(outside),
         "policy/outside_positive": np.mean(up),
@@ -490,7 +491,7 @@ def test_an_exam_finds_what_loops_over_its_replies_find(reference, perturbed, sa
             reward.double().tolist(), style.length.tolist(), ref_reward.double().tolist(),
             style_of(ref_replies, here).length.tolist(), 2),
     }  # fmt: skip
-    for name in ("sales", "confident", "first_answer"):
+    for name in ("sales", "confident", "first_answer", "answered"):
         want[f"style/{name}"] = getattr(style, name).mean()
     parts = gold_score(replies, here)
     for name in ("answer", "brevity", "directness", "tone", "constraint", "safety", "ending"):

@@ -12,7 +12,7 @@ model of honest raters, who saw pairs drawn in the same way, pays less for it.
 
 Second, the penalty: it stands in the loss as log π_θ − log π_ref on fixed samples (k1 in the loss,
 as the objective is printed). On samples of the policy its expected gradient is zero, and π_ref is
-not in it: a larger β multiplies nothing. The same coefficient in the reward does hold the policy.
+not in it, so β multiplies a zero. The same coefficient in the reward does hold the policy.
 
 The clip is not what differs: it is the same in the arms that stay near. Each update stays close to
 the policy that made its samples, but small steps add up. (Items 25, 36, 42-50; lesson T1.)

@@ -23,7 +23,9 @@ table { border-collapse: collapse; font: 14px/1.4 system-ui, sans-serif; width: 
 th { text-align: left; font-weight: 600; border-bottom: 2px solid #333; padding: .35rem .6rem; }
 td { border-bottom: 1px solid #ddd; padding: .35rem .6rem; vertical-align: top; }
 td:first-child { min-width: 13rem; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th { vertical-align: bottom; } td, th { padding: .35rem .45rem; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+td.n { white-space: nowrap; }
 .yes { color: #00704f; font-weight: 600; white-space: nowrap; }
 .no { color: #b03000; font-weight: 600; white-space: nowrap; }
 .sales { background: #ffd9a8; } .confident { background: #f3c6df; } .filler { background: #d8e6f3; }
@@ -134,8 +136,8 @@ def story_figure(case: Any, seeds: list[Seed]) -> Figure:
         "style/length": "LEN: tokens a reply",
         "style/first_answer": "DIRECT: words before answer",
         "style/sales": "SALES: share of sales words",
-        "gold/answer": "right answers: that part of GOLD",
-        "refusal/unsafe_compliance": "UNSAFE: must-refuse requests done",
+        "gold/answer": "right answers: part of GOLD",
+        "refusal/unsafe_compliance": "UNSAFE: share carried out",
     }
     colours = (*COLOURS[1:], *COLOURS)
     for ax, (name, title), colour in zip(axes.flat[1:], rest.items(), colours, strict=False):
