@@ -819,6 +819,7 @@ def test_kill_9_at_any_moment_loses_nothing(
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 def test_ctrl_c_waits_for_a_worker_that_is_being_started() -> None:
     """It must neither be lost, nor hit before the worker is known, nor hit the worker."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # deaf in the background
     started = None
     with pytest.raises(KeyboardInterrupt), experiment._ctrl_c_held():
         signal.raise_signal(signal.SIGINT)
@@ -835,6 +836,7 @@ def test_ctrl_c_waits_for_a_worker_that_is_being_started() -> None:
         signal.raise_signal(signal.SIGINT)
     with experiment._ctrl_c_held():
         pass
+    signal.signal(signal.SIGINT, before)
 
 
 def alive(group: int) -> list[int]:
@@ -854,7 +856,7 @@ class Command:
     """`rlhf-edu run tiny` as a process group of its own, like that of a terminal."""
 
     def __init__(self, out: Path, *options: str, cores: int = 1):
-        mine = sorted(os.sched_getaffinity(0))[:cores]
+        self.cores = sorted(os.sched_getaffinity(0))[:cores]
         words = ["run", "tiny", "--device", "cpu", "--seeds", "3", "--out", str(out), *options]
         self.arms = [out / "seed-3" / arm / "metrics.jsonl" for arm in ARMS]
         self.before = self.progress()
@@ -865,8 +867,13 @@ class Command:
             text=True,
             encoding="utf-8",
             start_new_session=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, mine),
+            preexec_fn=self.begin,
         )
+
+    def begin(self) -> None:
+        """In the new process: a few cores, and an ear for Ctrl-C also if tests are deaf to it."""
+        os.sched_setaffinity(0, self.cores)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def progress(self) -> list[float]:
         """When each arm last wrote a line."""

@@ -323,6 +323,8 @@ def test_bad_controllers_are_named():
             klp.FixedKLController(value)
         with pytest.raises(ValueError, match="^init_kl_coef: expected"):
             klp.AdaptiveKLController(value, 6.0, 100)
+    with pytest.raises(ValueError, match="^init_kl_coef: expected a finite number > 0.0, got 0.0"):
+        klp.AdaptiveKLController(0.0, 6.0, 100)  # a factor would never leave 0
     for value in (-1.0, 0.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="^target: expected a finite number > 0.0, got"):
             klp.AdaptiveKLController(0.1, value, 100)
@@ -338,7 +340,7 @@ def test_bad_controllers_are_named():
     controller.update(6.0, 0)
     controller.update(0.0, 499)
     assert 0 < controller.value < 0.1
-    assert klp.FixedKLController(0.0).value == klp.AdaptiveKLController(0.0, 1.0, 1).value == 0
+    assert klp.FixedKLController(0.0).value == 0
 
 
 def call_rewards(logprobs, ref_logprobs, mask, scores=None):

@@ -87,7 +87,8 @@ class RLHFConfig:
             target_kl=(0, 1e6), cliprange=(0, 1e6), cliprange_value=(0, 1e6),
             vf_coef=(0, 1e6), gamma=(0, 1), lam=(0, 1), missing_eos_penalty=(0, 1e6),
             response_length=(1, 48), temperature=(1e-3, 1e3))
-        if self.kl_target:  # an update may move β by 4/5 of itself at most
+        if self.kl_target:  # an update may move β by 4/5 of itself at most, and 0 by nothing
+            check_range(self, kl_coef=(1e-9, 1e6))
             check_range(self, kl_horizon=(self.batch_size / 4, 1e9))
 
 
