@@ -341,6 +341,7 @@ def test_bad_controllers_are_named():
     controller.update(0.0, 499)
     assert 0 < controller.value < 0.1
     assert klp.FixedKLController(0.0).value == 0
+    assert klp.AdaptiveKLController(0.1, 1.0, 1).value == 0.1
 
 
 def call_rewards(logprobs, ref_logprobs, mask, scores=None):
