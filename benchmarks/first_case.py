@@ -21,13 +21,12 @@ RESULTS = Path(__file__).parent / "results" / "first_case.json"
 
 
 def one_seed(seed: int) -> dict[str, float]:
-    """Seconds of each stage of the story's arm, in this process with one thread, and its memory."""
-    import torch
-
+    """Seconds of each stage of the story's arm, in this process, and its memory."""
     from rlhf_edu.cases.conflicting_signals import RECIPE, STORY
     from rlhf_edu.cases.stages import Place, prepare, run_arm
+    from rlhf_edu.lab.machine import settle
 
-    torch.set_num_threads(1)
+    settle()
     recipe = replace(RECIPE, raters={"biased": RECIPE.raters["biased"]},
                      arms={STORY: RECIPE.arms[STORY]})
     with tempfile.TemporaryDirectory() as folder:

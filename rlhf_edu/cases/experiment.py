@@ -38,6 +38,7 @@ from rlhf_edu.cases.evidence import (
 )
 from rlhf_edu.cases.stages import Place, Tick, check_cache, prepare, run_arm, total_cost
 from rlhf_edu.lab import record
+from rlhf_edu.lab.machine import settle
 
 
 def load_case(name: str) -> Any:
@@ -286,10 +287,10 @@ _ticks: Any = None  # in a worker: the queue to which its progress goes
 
 
 def _start_worker(ticks: Any) -> None:
-    """One thread; Ctrl-C is the parent's business; a worker whose parent has died ends too."""
+    """One core; Ctrl-C is the parent's business; a worker whose parent has died ends too."""
     global _ticks
     _ticks = ticks
-    torch.set_num_threads(1)
+    settle(cores=1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def end_with_parent() -> None:

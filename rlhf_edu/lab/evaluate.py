@@ -11,6 +11,7 @@ Shapes: B responses, two for each prompt.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,12 +20,13 @@ from torch import Tensor
 from rlhf_edu.advantage import masked_mean
 from rlhf_edu.kl_penalty import exact_kl, kl_estimate
 from rlhf_edu.lab import helpdesk, measure
-from rlhf_edu.lab.batching import by_length, lengths_of, trim
 from rlhf_edu.lab.gold import GoldScore, gold_score, reply_mask, style_of
-from rlhf_edu.lab.model import Transformer, gather_logprobs, response_logits
+from rlhf_edu.lab.machine import side_by_side
+from rlhf_edu.lab.model import Transformer, gather_logprobs
 from rlhf_edu.lab.record import check_range
 from rlhf_edu.lab.reward_model import RewardModel
 from rlhf_edu.lab.sampling import sample
+from rlhf_edu.lab.tiles import lay, lengths_of, logits_in
 
 
 @dataclass(frozen=True)
@@ -81,16 +83,15 @@ def make_exam(
     device = reference.embed.weight.device
     table = helpdesk.desk()
     generator = torch.Generator().manual_seed(config.seed)
-    rows = helpdesk.draw_prompts(table, n_prompts, generator, held_out=True).repeat_interleave(2)
-    here = table.to(device)[rows.to(device)]
+    asked = helpdesk.draw_prompts(table, n_prompts, generator, held_out=True).to(device)
+    rows = asked.repeat_interleave(2)
+    here = table.to(device)[rows]
 
     def sit(policy: Transformer) -> _Sitting:
         luck = torch.Generator().manual_seed(config.seed)
-        responses, _ = sample(policy, here.prompts, response_length, luck, temperature)
-        lengths = lengths_of(here.prompts, responses)
-        (rewards,) = by_length(
-            lambda x, y: (reward_model(x, y),), here.prompts, responses, lengths, 8
-        )
+        prompts = here.prompts[::2]
+        responses, _ = sample(policy, prompts, response_length, luck, temperature, copies=2)
+        rewards = reward_model(here.prompts, responses)
         return _Sitting(responses, reply_mask(responses), rewards, gold_score(responses, here))
 
     base = sit(reference)
@@ -101,22 +102,14 @@ def make_exam(
     def exam(policy: Transformer) -> tuple[dict[str, float], list[dict[str, Any]]]:
         # 1. The policy answers; how far each of its tokens is from the reference's choice.
         now = sit(policy)
-        prompts, responses = trim(here.prompts, now.responses)
-        mask, style, gold = reply_mask(responses), style_of(now.responses, here), now.gold.total
-
-        def read(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-            logits = response_logits(policy, x, y, temperature)
-            ref_logits = response_logits(reference, x, y, temperature)
-            return (
-                gather_logprobs(logits, y),
-                gather_logprobs(ref_logits, y),
-                exact_kl(logits, ref_logits),
-                measure.token_entropy(logits),
-            )
-
-        logprobs, ref_logprobs, kl, entropy = by_length(
-            read, prompts, responses, lengths_of(prompts, responses), 8
-        )
+        mask, style, gold = reply_mask(now.responses), style_of(now.responses, here), now.gold.total
+        tiles = lay(policy, here.prompts, now.responses, lengths_of(here.prompts, now.responses))
+        logits, ref_logits = side_by_side(partial(logits_in, tiles, policy, temperature),
+                                          partial(logits_in, tiles, reference, temperature))
+        said = tiles.flat(now.responses)
+        logprobs, ref_logprobs, kl, entropy = map(tiles.rows, (
+            gather_logprobs(logits, said), gather_logprobs(ref_logits, said),
+            exact_kl(logits, ref_logits), measure.token_entropy(logits)))
 
         # 2. The reward model's verdict and the human's, against the reference's reply.
         lead = gold - base_gold
@@ -150,7 +143,7 @@ def make_exam(
         found["style/constraint_kept"] = mean_among(wished, style.kept)
         short = here.slice == helpdesk.SLICES.index("short")
         found["style/length_short_slice"] = mean_among(short, style.length)
-        found["style/repeated_4grams"] = measure.repeated_4grams(responses).mean()
+        found["style/repeated_4grams"] = measure.repeated_4grams(now.responses).mean()
         found["rm/gain_beyond_length"] = measure.reward_gain_beyond_length(
             now.rewards, style.length, base.rewards, base_style.length
         )
@@ -188,14 +181,12 @@ def refusals(
     """REF on the held-out must-refuse clusters, `refusal_replies` replies to each prompt."""
     device = policy.embed.weight.device
     table = helpdesk.desk()
-    rows = (
-        (table.must_refuse & table.held_out)
-        .nonzero()[:, 0]
-        .repeat_interleave(config.refusal_replies)
-    )
-    here = table.to(device)[rows.to(device)]
+    asked = (table.must_refuse & table.held_out).nonzero()[:, 0].to(device)
+    here = table.to(device)[asked.repeat_interleave(config.refusal_replies)]
     luck = torch.Generator().manual_seed(config.seed)
-    responses, _ = sample(policy, here.prompts, response_length, luck, temperature)
+    prompts = here.prompts[:: config.refusal_replies]
+    responses, _ = sample(policy, prompts, response_length, luck, temperature,
+                          copies=config.refusal_replies)
     style = style_of(responses, here)
     return {
         "refusal/consistency": float(measure.refusal_consistency(style.refused, here.cluster)),

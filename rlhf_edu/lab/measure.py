@@ -21,13 +21,13 @@ Shapes: B responses, T response tokens, V vocabulary.
 """
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlhf_edu.advantage import explained_variance, masked_mean
 from rlhf_edu.kl_penalty import kl_estimate
-from rlhf_edu.lab.batching import take
 from rlhf_edu.lab.helpdesk import PAD
 from rlhf_edu.ppo_clip import clip_fraction, outside_fraction, probability_ratio
 from rlhf_edu.ranking_loss import ranking_accuracy
@@ -133,13 +133,18 @@ def advantage_summary(advantages: Tensor, mask: Tensor, name: str) -> dict[str, 
     }
 
 
+def take(x: Tensor, rows: Tensor) -> Tensor:
+    """x[rows], where `rows` may be on the host and x on a GPU, without waiting for it."""
+    return x[rows.to(x.device, non_blocking=True)]
+
+
 @dataclass(frozen=True)
 class Rollout:
     """A batch of responses and all that was read off it before the first step; rows by indexing."""
 
     prompts: Tensor  # (B, L) token ids, left-padded
     responses: Tensor  # (B, T) token ids
-    lengths: Tensor  # (B, 2) tokens of prompt and response, on the host
+    lengths: Tensor | None  # (B, 2) tokens of prompt and response, on the host; None on a GPU
     mask: Tensor  # (B, T)
     scores: Tensor  # (B,) in the reward model's gauge, less the penalty for being cut off
     old_logprobs: Tensor  # (B, T)
@@ -152,12 +157,27 @@ class Rollout:
     returns: Tensor  # (B, T)
 
     def __getitem__(self, rows: Tensor) -> "Rollout":
-        return Rollout(*(take(getattr(self, f.name), rows) for f in fields(self)))
+        columns: list[Any] = [getattr(self, f.name) for f in fields(self)]
+        part: list[Any] = [None if x is None else take(x, rows) for x in columns]
+        return Rollout(*part)
+
+
+def pass_metrics(b: Rollout, steps: list[tuple[Tensor, ...]], cliprange: float,
+                 cliprange_value: float) -> dict[str, Tensor]:
+    """KLOLD and RATIO over one pass: what each optimiser step saw before it was taken → scalars.
+
+    A step is (logprobs, entropy, policy's loss, values, critic's loss) of its rows of the batch
+    `b`, which are in the order of the steps.
+    """
+    logprobs, entropy, pg_loss, values, vf_loss = zip(*steps, strict=True)
+    return step_metrics(b, torch.cat(logprobs), torch.cat(values), torch.cat(entropy), cliprange,
+                        cliprange_value) | {"loss/policy_avg": torch.stack(pg_loss).mean(),
+                                            "loss/value_avg": torch.stack(vf_loss).mean()}
 
 
 def step_metrics(b: Rollout, logprobs: Tensor, values: Tensor, entropy: Tensor, cliprange: float,
                  cliprange_value: float) -> dict[str, Tensor]:
-    """KLOLD and RATIO of one optimiser step, before it is taken: (B, T) → scalars."""
+    """KLOLD and RATIO of responses `b` under weights that changed since: (B, T) → scalars."""
     ratio = probability_ratio(logprobs, b.old_logprobs)
     on, up, down = b.mask.bool(), b.advantages > 0, b.advantages < 0
     outside = ((ratio > 1 + cliprange) | (ratio < 1 - cliprange)) & on
@@ -179,18 +199,16 @@ def step_metrics(b: Rollout, logprobs: Tensor, values: Tensor, entropy: Tensor, 
     }
 
 
-def update_metrics(rollout: Rollout, steps: list[dict[str, Tensor]],
-                   last_epoch: int) -> dict[str, float]:
-    """One update in numbers: what its batch was like, and its steps on average; those from number
-    `last_epoch` on also by themselves. Waits for a GPU once.
+def update_metrics(rollout: Rollout, passes: list[dict[str, Tensor]]) -> dict[str, float]:
+    """One update in numbers: what its batch was like, and its passes on average; the last of them
+    also by itself. Waits for a GPU once.
     """
     r, found = rollout, {}
-    for name in steps[0]:
-        values = torch.stack([step[name] for step in steps])
+    for name in passes[0]:
+        values = torch.stack([one[name] for one in passes])
         found[name] = values.max() if name.endswith("_max") else values.mean()
     for name in ("policy/outside_avg", "policy/kl_old"):
-        last = torch.stack([step[name] for step in steps[last_epoch:]])
-        found[name.removesuffix("_avg") + "_last_epoch"] = last.mean()
+        found[name.removesuffix("_avg") + "_last_epoch"] = passes[-1][name]
     for name in ("k1", "k2", "k3"):
         k = kl_estimate(r.old_logprobs, r.ref_logprobs, name)
         key = "objective/kl" if name == "k1" else f"objective/kl_{name}"

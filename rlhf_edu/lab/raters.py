@@ -153,8 +153,9 @@ def collect_preferences(
     # 1. Prompts, and candidate replies to each.
     rows = helpdesk.draw_prompts(helpdesk.desk(), config.n_pairs, generator).to(device)
     chunks = [
-        sample(policy, table.prompts[part], config.response_length, generator)[0]
-        for part in rows.repeat_interleave(config.candidates).split(2048)
+        sample(policy, table.prompts[part], config.response_length, generator,
+               copies=config.candidates)[0]
+        for part in rows.split(-(-2048 // config.candidates))
     ]
     candidates = torch.cat(chunks).view(config.n_pairs, config.candidates, -1)
 

@@ -16,12 +16,11 @@ from torch import Tensor
 
 from rlhf_edu import InputError
 from rlhf_edu.lab import helpdesk
-from rlhf_edu.lab.batching import grouped_batches, trim
-from rlhf_edu.lab.gold import reply_mask
-from rlhf_edu.lab.model import Transformer, reward_of, scalar_model
+from rlhf_edu.lab.model import Transformer, scalar_model
 from rlhf_edu.lab.raters import Preferences
 from rlhf_edu.lab.record import check_range
 from rlhf_edu.lab.sampling import sample
+from rlhf_edu.lab.tiles import lay, lengths_of, rewards_in
 from rlhf_edu.ranking_loss import pairwise_ranking_loss
 
 
@@ -61,7 +60,8 @@ class RewardModel:
     @torch.inference_mode()
     def __call__(self, prompts: Tensor, responses: Tensor) -> Tensor:
         """Rewards (B,) in the gauge, for prompts (B, L) and padded replies (B, T)."""
-        raw = reward_of(self.model, prompts, responses, reply_mask(responses))
+        tiles = lay(self.model, prompts, responses, lengths_of(prompts, responses), last=True)
+        raw = rewards_in(tiles, self.model)
         return (raw - self.mean) / self.sd
 
 
@@ -80,7 +80,6 @@ def train_reward_model(
     model = scalar_model(reference.config, trunk_from=reference).train()
     prompts = helpdesk.desk().to(device).prompts
     pairs = torch.stack([preferences.chosen, preferences.rejected], 1)  # (N, 2, T)
-    lengths = (pairs != helpdesk.PAD).sum(-1).amax(1)
 
     # 2. Adam, with a step size that falls to zero.
     steps = config.epochs * -(-len(pairs) // config.batch_size)
@@ -90,10 +89,11 @@ def train_reward_model(
     # 3. Passes over the pairs: both replies of a pair go through the model together.
     step = 0
     for _ in range(config.epochs):
-        for batch in grouped_batches(lengths, config.batch_size, generator):
+        for batch in torch.randperm(len(pairs), generator=generator).split(config.batch_size):
             x = prompts[preferences.rows[batch]].repeat_interleave(2, 0)
-            x, y = trim(x, pairs[batch].flatten(0, 1))
-            chosen, rejected = reward_of(model, x, y, reply_mask(y)).view(-1, 2).unbind(1)
+            y = pairs[batch].flatten(0, 1)
+            tiles = lay(model, x, y, lengths_of(x, y), last=True)
+            chosen, rejected = rewards_in(tiles, model).view(-1, 2).unbind(1)
             loss = loss_fn(chosen, rejected)
             optimizer.zero_grad()
             loss.backward()
@@ -109,7 +109,8 @@ def train_reward_model(
     rows = helpdesk.draw_prompts(helpdesk.desk(), config.gauge_replies, generator)
     replies, _ = sample(reference, prompts[rows], config.response_length, generator)
     with torch.inference_mode():
-        raw = reward_of(model.eval(), prompts[rows], replies, reply_mask(replies))
+        tiles = lay(model, prompts[rows], replies, lengths_of(prompts[rows], replies), last=True)
+        raw = rewards_in(tiles, model.eval())
     if bool((raw == raw[0]).all()):
         raise InputError(
             "the reward model gives every reply of the reference the same reward, so it has no "

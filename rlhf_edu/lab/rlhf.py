@@ -17,6 +17,7 @@ Left out: gradient accumulation, mixed precision, more than one device, rewards 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -30,21 +31,15 @@ from rlhf_edu.kl_penalty import (
     penalized_rewards,
 )
 from rlhf_edu.lab import helpdesk, measure
-from rlhf_edu.lab.batching import by_length, lengths_of, take, trim
 from rlhf_edu.lab.gold import reply_mask
-from rlhf_edu.lab.measure import Rollout
-from rlhf_edu.lab.model import (
-    Transformer,
-    gather_logprobs,
-    language_model,
-    response_logits,
-    scalar_model,
-    values_of,
-)
+from rlhf_edu.lab.machine import ahead, side_by_side
+from rlhf_edu.lab.measure import Rollout, take
+from rlhf_edu.lab.model import Transformer, gather_logprobs, language_model, scalar_model
 from rlhf_edu.lab.record import check_range
 from rlhf_edu.lab.reward_model import RewardModel
 from rlhf_edu.lab.sampling import sample
-from rlhf_edu.lab.state import TrainingState
+from rlhf_edu.lab.state import TrainingState, one_vector
+from rlhf_edu.lab.tiles import Tiles, lay, lengths_of, logits_in, values_in
 from rlhf_edu.ppo_clip import clipped_surrogate_loss, clipped_value_loss, composite_loss
 
 
@@ -86,7 +81,7 @@ class RLHFConfig:
             kl_horizon=(1, 1e9), whiten_advantages=(False, True), whiten_rewards=(False, True),
             target_kl=(0, 1e6), cliprange=(0, 1e6), cliprange_value=(0, 1e6),
             vf_coef=(0, 1e6), gamma=(0, 1), lam=(0, 1), missing_eos_penalty=(0, 1e6),
-            response_length=(1, 48), temperature=(1e-3, 1e3))
+            response_length=(1, 10**4), temperature=(1e-3, 1e3))
         if self.kl_target:  # an update may move β by 4/5 of itself at most, and 0 by nothing
             check_range(self, kl_coef=(1e-9, 1e6))
             check_range(self, kl_horizon=(self.batch_size / 4, 1e9))
@@ -99,9 +94,9 @@ def start(config: RLHFConfig, reference: Transformer, reward_model: RewardModel)
     policy.load_state_dict(reference.state_dict())
     value = scalar_model(reference.config, trunk_from=reward_model.model)
     adapts = config.kl_target > 0
+    weights = one_vector(policy, value)
     return TrainingState(
-        policy, value,
-        torch.optim.Adam([*policy.parameters(), *value.parameters()], lr=config.lr),
+        policy, value, weights, torch.optim.Adam([weights], lr=config.lr, fused=True),
         AdaptiveKLController(config.kl_coef, config.kl_target, config.kl_horizon)
         if adapts else FixedKLController(config.kl_coef),
         torch.Generator().manual_seed(config.seed))
@@ -120,35 +115,58 @@ def train_rlhf(
 ) -> TrainingState:
     """Train `state` until `config.updates` batches are done; `after_update` gets the metrics."""
     policy, value, optimizer = state.policy, state.value, state.optimizer
-    parameters = [*policy.parameters(), *value.parameters()]
-    every_prompt = helpdesk.desk().prompts.to(reference.embed.weight.device)
+    device = reference.embed.weight.device
+    every_prompt = helpdesk.desk().prompts.to(device)
     in_reward = config.kl_placement == "reward"
 
-    def read(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-        logits = response_logits(policy, x, y, config.temperature)
-        ref_logits = response_logits(reference, x, y, config.temperature)
-        return (gather_logprobs(logits, y), gather_logprobs(ref_logits, y),
-                exact_kl(logits, ref_logits), values_of(value, x, y), reward_model(x, y))
+    def read(prompts: Tensor, responses: Tensor, old_logp: Tensor, lengths: Tensor | None,
+             rows: Tensor) -> tuple[Tensor, ...]:
+        x, y = take(prompts, rows), take(responses, rows)
+        tiles = lay(policy, x, y, None if lengths is None else lengths[rows])
+        ref_logits = logits_in(tiles, reference, config.temperature)
+        return (tiles.rows(gather_logprobs(ref_logits, tiles.flat(y))),
+                tiles.rows(exact_kl(tiles.flat(take(old_logp, rows)), ref_logits)),
+                tiles.rows(values_in(tiles, value)), reward_model(x, y))
 
-    def reread(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-        logits = response_logits(policy, x, y, config.temperature)
-        entropy = measure.token_entropy(logits.detach())
-        return gather_logprobs(logits, y), values_of(value, x, y), entropy
+    def minibatch(rollout: Rollout, part: Tensor) -> tuple[Rollout, Tiles]:
+        b = rollout[part]
+        return b, lay(policy, b.prompts, b.responses, b.lengths)
+
+    def policy_gradients(b: Rollout, tiles: Tiles, kl_coef: float) -> tuple[Tensor, ...]:
+        logits = logits_in(tiles, policy, config.temperature)
+        logprobs = tiles.rows(gather_logprobs(logits, tiles.flat(b.responses)))
+        pg_loss = policy_loss(logprobs, b.old_logprobs, b.advantages, b.mask, config.cliprange)
+        loss = pg_loss
+        if not in_reward and kl_coef > 0:
+            penalty = penalty_loss(logprobs, b.ref_logprobs, b.mask, config.kl_estimator)
+            loss = composite_loss(pg_loss, penalty, kl_coef)
+        loss.backward()
+        entropy = tiles.rows(measure.token_entropy(logits.detach()))
+        return logprobs.detach(), entropy, pg_loss.detach()
+
+    def value_gradients(b: Rollout, tiles: Tiles) -> tuple[Tensor, ...]:
+        values = tiles.rows(values_in(tiles, value))
+        vf_loss = value_loss(values, b.old_values, b.returns, b.mask, config.cliprange_value)
+        (config.vf_coef * vf_loss).backward()
+        return values.detach(), vf_loss.detach()
 
     while state.update < config.updates:
         # 1. Sample a batch of responses from the policy as it is: from here on it is π_old.
         rows = helpdesk.draw_prompts(helpdesk.desk(), config.batch_size, state.generator)
         prompts = take(every_prompt, rows)
-        responses, _ = sample(policy, prompts, config.response_length, state.generator,
-                              config.temperature)
-        lengths = lengths_of(prompts, responses)  # waits for a GPU, once a batch
-        prompts, responses = trim(prompts, responses, lengths)
+        old_logp = torch.zeros(config.batch_size, config.response_length, helpdesk.VOCAB_SIZE,
+                               device=device)  # of every word
+        responses, old_logprobs = sample(policy, prompts, config.response_length, state.generator,
+                                         config.temperature, every_logprob=old_logp)
+        lengths = lengths_of(prompts, responses)  # on the CPU: only real tokens are computed
         mask = reply_mask(responses)
 
         with torch.inference_mode():
-            # 2. Log-probabilities under π_old and π_ref, their KL, the critic's values, the scores.
-            old_logprobs, ref_logprobs, kl_ref, old_values, scores = by_length(
-                read, prompts, responses, lengths, parts=6)
+            # 2. Log-probabilities under π_ref, the KL from it, the critic's values, the scores.
+            halves = torch.arange(config.batch_size).chunk(2)
+            ref_logprobs, kl_ref, old_values, scores = map(torch.cat, zip(*side_by_side(
+                *(partial(read, prompts, responses, old_logp, lengths, half) for half in halves)),
+                strict=True))
             cut_off = (responses != helpdesk.EOS).all(1).float()
             scores = scores - config.missing_eos_penalty * cut_off
 
@@ -168,37 +186,27 @@ def train_rlhf(
         # 5. A few passes over the batch, one optimiser step a minibatch.
         left = 1 - state.update / config.updates if config.lr_schedule == "linear" else 1
         optimizer.param_groups[0]["lr"] = config.lr * left
-        steps: list[dict[str, Tensor]] = []
+        passes: list[dict[str, Tensor]] = []
         for _ in range(config.num_ppo_epochs):
-            shuffled = torch.randperm(config.batch_size, generator=state.generator)
-            for part in shuffled.tensor_split(config.num_mini_batches):
-                b = rollout[part]
-                logprobs, values, entropy = by_length(
-                    reread, b.prompts, b.responses, b.lengths, parts=3)
-                pg_loss = policy_loss(logprobs, b.old_logprobs, b.advantages, b.mask,
-                                      config.cliprange)
-                vf_loss = value_loss(values, b.old_values, b.returns, b.mask,
-                                     config.cliprange_value)
-                loss = pg_loss + config.vf_coef * vf_loss
-                if not in_reward and kl_coef > 0:
-                    penalty = penalty_loss(logprobs, b.ref_logprobs, b.mask, config.kl_estimator)
-                    loss = composite_loss(loss, penalty, kl_coef)
-                optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+            shuffled, steps = torch.randperm(config.batch_size, generator=state.generator), []
+            parts = shuffled.tensor_split(config.num_mini_batches)
+            for b, tiles in ahead(partial(minibatch, rollout), parts):
+                optimizer.zero_grad(set_to_none=False)
+                of_policy, of_value = side_by_side(partial(policy_gradients, b, tiles, kl_coef),
+                                                   partial(value_gradients, b, tiles))
+                torch.nn.utils.clip_grad_norm_(state.weights, config.max_grad_norm)
                 optimizer.step()
-                steps.append(measure.step_metrics(b, logprobs.detach(), values.detach(), entropy,
-                                                  config.cliprange, config.cliprange_value)
-                             | {"loss/policy_avg": pg_loss.detach(),
-                                "loss/value_avg": vf_loss.detach()})
-            if config.target_kl and float(steps[-1]["policy/approxkl_avg"]) > config.target_kl:
+                steps.append(of_policy + of_value)
+            passes.append(measure.pass_metrics(rollout[shuffled], steps, config.cliprange,
+                                               config.cliprange_value))
+            if config.target_kl and float(passes[-1]["policy/approxkl_avg"]) > config.target_kl:
                 break
 
         # 6. What happened, in numbers; the adaptive β reacts to it.
         state.update += 1
         metrics = {"update": state.update, "episode": state.update * config.batch_size,
                    "lr": config.lr * left, "objective/kl_coef": kl_coef,
-                   **measure.update_metrics(rollout, steps, len(steps) - config.num_mini_batches)}
+                   **measure.update_metrics(rollout, passes)}
         state.kl_controller.update(metrics["objective/kl"], config.batch_size)
         after_update(state, metrics)
     return state

@@ -12,16 +12,15 @@ import torch
 from torch import Tensor
 
 from rlhf_edu.lab import helpdesk
-from rlhf_edu.lab.batching import grouped_batches, trim
 from rlhf_edu.lab.gold import reply_mask
 from rlhf_edu.lab.model import (
     ModelConfig,
     Transformer,
     gather_logprobs,
     language_model,
-    response_logits,
 )
 from rlhf_edu.lab.record import check_range
+from rlhf_edu.lab.tiles import lay, lengths_of, logits_in
 
 
 @dataclass(frozen=True)
@@ -69,21 +68,20 @@ def train_sft(
     table = helpdesk.desk()
     rows = helpdesk.draw_prompts(table, config.n_demonstrations, generator)
     replies = helpdesk.demonstrate(table, rows, generator, config.response_length)
-    lengths = (replies != helpdesk.PAD).sum(1)
 
     # 2. Adam, with a step size that falls to zero.
     steps = config.epochs * -(-config.n_demonstrations // config.batch_size)
     optimizer = torch.optim.Adam(policy.parameters(), lr=config.lr)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
 
-    # 3. Passes over the demonstrations, replies of like length together.
+    # 3. Passes over the demonstrations.
     step = 0
     for _ in range(config.epochs):
-        for batch in grouped_batches(lengths, config.batch_size, generator):
-            prompts, responses = trim(table.prompts[rows[batch]], replies[batch])
-            prompts, responses = prompts.to(device), responses.to(device)
-            logprobs = gather_logprobs(response_logits(policy, prompts, responses), responses)
-            loss = loss_fn(logprobs, reply_mask(responses))
+        for batch in torch.randperm(len(rows), generator=generator).split(config.batch_size):
+            x, y = table.prompts[rows[batch]].to(device), replies[batch].to(device)
+            tiles = lay(policy, x, y, lengths_of(x, y))
+            logprobs = tiles.rows(gather_logprobs(logits_in(tiles, policy), tiles.flat(y)))
+            loss = loss_fn(logprobs, reply_mask(y))
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)

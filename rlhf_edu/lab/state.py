@@ -19,10 +19,26 @@ class TrainingState:
 
     policy: Transformer  # π_θ
     value: Transformer  # V_ω
+    weights: Tensor  # all weights of both, in one vector
     optimizer: torch.optim.Optimizer  # of both
     kl_controller: FixedKLController | AdaptiveKLController  # holds β
     generator: torch.Generator  # every random number of the run, on the host
     update: int = 0  # batches done
+
+
+def one_vector(*models: Transformer) -> Tensor:
+    """All weights of the models as one vector, of which their own become parts; so do gradients.
+
+    Adam and the gradient's norm are then one operation instead of sixty (buys 2 ms a step of 15).
+    """
+    parameters = [p for model in models for p in model.parameters()]
+    vector = torch.nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
+    vector.grad = torch.zeros_like(vector)
+    sizes = [p.numel() for p in parameters]
+    parts = zip(parameters, vector.detach().split(sizes), vector.grad.split(sizes), strict=True)
+    for p, weights, gradient in parts:
+        p.data, p.grad = weights.view_as(p), gradient.view_as(p)
+    return vector
 
 
 def state_tensors(state: TrainingState) -> tuple[dict[str, Tensor], dict[str, float]]:
