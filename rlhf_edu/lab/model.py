@@ -149,18 +149,19 @@ class Transformer(nn.Module):
         tokens = torch.cat([prompts, responses[:, :-1]], 1)
         return self.trunk(tokens, *self.as_rows(tokens, L), read=lambda x: x[:, L - 1 :])
 
-    def as_rows(self, tokens: Tensor, prompt_width: int) -> tuple[Tensor, Tensor]:
-        """Positions (S,) and visibility (B, S, S) of left-padded rows (B, S), for `trunk`.
-
-        Raises InputError if a prompt or a reply is longer than this model can read.
-        """
-        S = tokens.shape[1]
-        for field, given in (("max_prompt", prompt_width), ("max_response", S - prompt_width)):
+    def check_fits(self, prompt_width: int, response_width: int) -> None:
+        """Raise InputError if a prompt or a reply is longer than this model can read."""
+        for field, given in (("max_prompt", prompt_width), ("max_response", response_width)):
             if given > getattr(self.config, field):
                 raise InputError(
                     f"ModelConfig.{field} = {getattr(self.config, field)}: allowed is {given} or "
                     "more, the tokens that this model is given to read"
                 )
+
+    def as_rows(self, tokens: Tensor, prompt_width: int) -> tuple[Tensor, Tensor]:
+        """Positions (S,) and visibility (B, S, S) of left-padded rows (B, S), for `trunk`."""
+        S = tokens.shape[1]
+        self.check_fits(prompt_width, S - prompt_width)
         columns = torch.arange(S, device=tokens.device)
         padding = columns < (tokens[:, :prompt_width] == PAD).sum(1)[:, None]  # (B, S)
         causal = columns <= columns[:, None]  # (S, S)

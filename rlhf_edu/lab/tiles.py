@@ -90,6 +90,7 @@ def lay(model: Transformer, prompts: Tensor, responses: Tensor, lengths: Tensor 
         read = n * S + L - 1 + (responses != PAD).sum(1) if last else n // T * S + n % T + L - 1
         return Tiles(tokens, where, visible, read, n, n, (B, 1 if last else T))
 
+    model.check_fits(L, S - L)
     # For each token laid: its row, its number there, where it comes from and where it goes.
     asked, total = lengths[:, 0], lengths.sum(1) - (0 if last else 1)
     tile, first, K = fill(total.tolist(), S)
