@@ -476,6 +476,21 @@ def test_a_key_is_what_the_numbers_depend_on(
     )
 
 
+def test_a_key_knows_how_precise_matrix_products_are(
+    cache: Path, made: Callable[..., str], tmp_path: Path
+) -> None:
+    """Two precisions of 32 bits round differently: other bits after one update."""
+    before = torch.get_float32_matmul_precision()
+    keys = set()
+    try:
+        for precision in ("highest", "medium"):
+            torch.set_float32_matmul_precision(precision)
+            keys.add(made(tmp_path))
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert len(keys) == 2
+
+
 def test_the_code_digest_sees_every_change_of_concepts_and_laboratory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

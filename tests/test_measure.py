@@ -240,7 +240,7 @@ def test_the_95th_percentile_is_that_of_the_tokens_whatever_their_number(n):
     close(found, np.percentile(np.arange(1, n + 1), 95, method="lower"))
 
 
-# One step and one update
+# One step, one pass and one update
 
 
 def rollout(seed: int, rows: int = 16, width: int = 9) -> Rollout:
@@ -319,21 +319,34 @@ def test_what_stands_after_the_end_changes_no_measure_of_a_step():
     assert {k: v.item() for k, v in clean.items()} == {k: v.item() for k, v in dirty.items()}
 
 
-def test_an_update_is_its_batch_and_the_mean_of_its_steps():
+@pytest.mark.parametrize("sizes", [[16], [6, 5, 5], [1] * 16])
+def test_a_pass_is_measured_over_all_its_tokens_whatever_its_minibatches(sizes):
+    """Each step saw other weights, and its rows beside the right ones of the batch."""
+    b = rollout(40)
+    logprobs, values = b.old_logprobs + 0.3 * normal(60, 16, 9), normal(61, 16, 9)
+    entropy, losses = normal(62, 16, 9).abs(), normal(63, len(sizes), 2)
+    parts = zip(*(x.split(sizes) for x in (logprobs, entropy, values)), losses, strict=True)
+    steps = [(lp, ent, loss[0], v, loss[1]) for lp, ent, v, loss in parts]
+    found = measure.pass_metrics(b, steps, 0.2, 0.25)
+    whole = measure.step_metrics(b, logprobs, values, entropy, 0.2, 0.25)
+    assert set(found) == set(whole) | {"loss/policy_avg", "loss/value_avg"}
+    for name, value in whole.items():
+        assert found[name] == value
+    close(found["loss/policy_avg"], sum(losses[:, 0].tolist()) / len(sizes))
+    close(found["loss/value_avg"], sum(losses[:, 1].tolist()) / len(sizes))
+
+
+def test_an_update_is_its_batch_and_the_mean_of_its_passes():
     r = rollout(7)
     names = ["policy/outside_avg", "policy/kl_old", "policy/ratio_max", "loss/value_avg"]
-    steps = [{name: normal(100 * i + j, 1)[0] for j, name in enumerate(names)} for i in range(6)]
-    found = measure.update_metrics(r, steps, last_epoch=4)
+    passes = [{name: normal(100 * i + j, 1)[0] for j, name in enumerate(names)} for i in range(4)]
+    found = measure.update_metrics(r, passes)
     assert all(type(value) is float for value in found.values())
-
-    def mean_of(name: str, some: list[dict[str, Tensor]]) -> float:
-        return sum(step[name].item() for step in some) / len(some)
-
     for name in ("policy/outside_avg", "policy/kl_old", "loss/value_avg"):
-        close(found[name], mean_of(name, steps))
-    close(found["policy/ratio_max"], max(step["policy/ratio_max"].item() for step in steps))
-    close(found["policy/outside_last_epoch"], mean_of("policy/outside_avg", steps[4:]))
-    close(found["policy/kl_old_last_epoch"], mean_of("policy/kl_old", steps[4:]))
+        close(found[name], sum(one[name].item() for one in passes) / 4)
+    close(found["policy/ratio_max"], max(one["policy/ratio_max"].item() for one in passes))
+    close(found["policy/outside_last_epoch"], passes[3]["policy/outside_avg"].item())
+    close(found["policy/kl_old_last_epoch"], passes[3]["policy/kl_old"].item())
 
     rows = tokens(r.mask, r.old_logprobs, r.ref_logprobs, r.kl_ref, r.rewards, r.old_values,
                   r.returns)  # fmt: skip
@@ -366,6 +379,14 @@ def test_a_rollout_is_indexed_by_rows():
     for name in ("prompts", "responses", "lengths", "scores", "old_logprobs", "returns"):
         whole, some = getattr(r, name), getattr(part, name)
         assert torch.equal(some[0], whole[4]) and torch.equal(some[1], whole[0])
+    on_a_gpu = replace(r, lengths=None)[torch.tensor([4, 0])]
+    assert on_a_gpu.lengths is None and torch.equal(on_a_gpu.mask, part.mask)
+
+
+def test_rows_are_taken_as_by_an_index():
+    x, rows = normal(14, 6, 3), torch.tensor([5, 0, 5])
+    assert torch.equal(measure.take(x, rows), torch.stack([x[5], x[0], x[5]]))
+    assert measure.take(x.to("meta"), rows).shape == (3, 3)
 
 
 # The examination

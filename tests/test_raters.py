@@ -22,10 +22,11 @@ DESK = helpdesk.desk()
 CHATTY = AgentConfig(confident=0.3, sales=0.3, closing=0.4, wrong_step=0.3, missing_step=0.3)
 
 
-def agents_reply(policy, prompts: Tensor, response_length: int, generator: torch.Generator):
+def agents_reply(policy, prompts: Tensor, response_length: int, generator: torch.Generator,
+                 copies: int):  # fmt: skip
     """In place of `sample`: replies of human agents, so that no model has to be trained."""
     row_of = {tuple(row): i for i, row in enumerate(DESK.prompts.tolist())}
-    rows = torch.tensor([row_of[tuple(row)] for row in prompts.tolist()])
+    rows = torch.tensor([row_of[tuple(row)] for row in prompts.tolist() for _ in range(copies)])
     return helpdesk.demonstrate(DESK, rows, generator, response_length, CHATTY), None
 
 
@@ -292,7 +293,10 @@ def test_matched_pairs_are_alike_in_every_mark_but_not_the_same():
 
 
 def test_raters_who_find_no_matched_pair_at_all_say_so(monkeypatch):
-    monkeypatch.setattr(raters, "sample", lambda policy, prompts, *rest: (prompts * 0 + 1, None))
+    def all_alike(policy, prompts: Tensor, *rest, copies: int):
+        return torch.ones(len(prompts) * copies, 4, dtype=torch.long), None
+
+    monkeypatch.setattr(raters, "sample", all_alike)
     budget = LabelBudget(10)
     policy = language_model(ModelConfig(n_layers=1, width=8, n_heads=1))
     with pytest.raises(InputError, match=r"RaterConfig\.n_pairs = 10: no prompt has two different"):

@@ -5,6 +5,7 @@ Everything is tiny: a model of width 24, batches of 16, two to four updates.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from rlhf_edu import InputError
 from rlhf_edu.advantage import gae
 from rlhf_edu.kl_penalty import kl_loss
-from rlhf_edu.lab import helpdesk, rlhf
+from rlhf_edu.lab import helpdesk, record, rlhf
 from rlhf_edu.lab.evaluate import ExamConfig
 from rlhf_edu.lab.gold import reply_mask
 from rlhf_edu.lab.helpdesk import AgentConfig
@@ -28,8 +29,11 @@ from rlhf_edu.lab.model import (
     ModelConfig,
     Transformer,
     gather_logprobs,
+    language_model,
     response_logits,
     reward_of,
+    scalar_model,
+    values_of,
 )
 from rlhf_edu.lab.raters import LabelBudget, Preferences, RaterConfig, collect_preferences
 from rlhf_edu.lab.reward_model import RewardModel, RewardModelConfig, train_reward_model
@@ -162,6 +166,33 @@ def test_fine_tuning_uses_the_loss_it_is_given():
     assert len(seen) == 14
 
 
+def test_fine_tuning_reads_random_minibatches_as_padded_rows_would_be_read(monkeypatch):
+    """At every step, with the weights of that step; the order is drawn anew in every epoch."""
+    kept, seen = [], []
+
+    def language_model_kept(config: ModelConfig) -> Transformer:
+        kept.append(language_model(config))
+        return kept[-1]
+
+    def loss_fn(logprobs: Tensor, mask: Tensor) -> Tensor:
+        x, y = batches[len(seen)]
+        with torch.no_grad():
+            want = gather_logprobs(response_logits(kept[0], x, y), y)
+        assert torch.equal(mask, reply_mask(y))
+        assert ((logprobs - want) * mask).abs().max() < 1e-5
+        seen.append(want)
+        return sft_loss(logprobs, mask)
+
+    rows = helpdesk.draw_prompts(DESK, FEW.n_demonstrations, luck := generator(FEW.seed))
+    replies = helpdesk.demonstrate(DESK, rows, luck, FEW.response_length)
+    batches = [(DESK.prompts[rows[part]], replies[part])
+               for _ in range(2) for part in torch.randperm(200, generator=luck).split(32)]
+    monkeypatch.setattr("rlhf_edu.lab.sft.language_model", language_model_kept)
+    train_sft(FEW, TINY, CPU, loss_fn)
+    assert len(seen) == len(batches) == 14
+    assert not torch.equal(batches[0][1], batches[7][1])
+
+
 @pytest.mark.parametrize("limit", [0.05, 0.5])
 def test_fine_tuning_clips_gradients(adam, limit):
     train_sft(replace(FEW, max_grad_norm=limit), TINY, CPU)
@@ -211,6 +242,34 @@ def test_the_reward_model_uses_the_loss_it_is_given_chosen_before_rejected(
     assert accuracy(wrong, other_preferences) < 0.36
     assert sum(n for n, _ in calls) == sum(n for _, n in calls) == 2 * 1500
     assert len(calls) == 2 * math.ceil(1500 / 32)
+
+
+def test_the_reward_model_reads_random_minibatches_as_padded_rows_would_be_read(
+    reference, preferences, monkeypatch
+):
+    """At every step, with the weights of that step; the order is drawn anew in every epoch."""
+    kept, seen = [], []
+
+    def scalar_model_kept(*args, **settings) -> Transformer:
+        kept.append(scalar_model(*args, **settings))
+        return kept[-1]
+
+    def loss_fn(*rewards: Tensor) -> Tensor:
+        part = batches[len(seen)]
+        prompts = DESK.prompts[preferences.rows[part]]
+        for got, replies in zip(rewards, (preferences.chosen, preferences.rejected), strict=True):
+            with torch.no_grad():
+                want = reward_of(kept[0], prompts, replies[part], reply_mask(replies[part]))
+            assert got.shape == want.shape and (got - want).abs().max() < 1e-5
+        seen.append(want)
+        return pairwise_ranking_loss(*rewards)
+
+    config, luck = replace(GAUGED, batch_size=100, seed=8), generator(8)
+    batches = [part for _ in range(2) for part in torch.randperm(1500, generator=luck).split(100)]
+    monkeypatch.setattr("rlhf_edu.lab.reward_model.scalar_model", scalar_model_kept)
+    train_reward_model(config, preferences, reference, loss_fn)
+    assert len(seen) == len(batches) == 30 and seen[-1].std() > 0.3
+    assert not torch.equal(batches[0], batches[15])
 
 
 def test_the_gauge_is_zero_mean_and_unit_sd_on_the_references_own_replies(
@@ -285,7 +344,7 @@ class Run:
     policy: list[tuple] = field(default_factory=list)  # arguments, result last
     value: list[tuple] = field(default_factory=list)
     penalty: list[tuple] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)  # what was differentiated
+    losses: list[tuple[float, ...]] = field(default_factory=list)  # differentiated before a step
     replies: list[Tensor] = field(default_factory=list)  # what was scored, group by group
 
 
@@ -311,12 +370,21 @@ def run(reference, reward_model, monkeypatch) -> Callable[..., Run]:
             return reward(prompts, responses)
 
         def backward(loss: Tensor) -> None:
-            found.losses.append(loss.item())
+            since.append(loss.item())
             real_backward(loss)
+
+        def step(*args, **kwargs) -> None:
+            found.losses.append(tuple(since))
+            since.clear()
+            real_step(*args, **kwargs)
+
+        since: list[float] = []
+        real_step = found.state.optimizer.step
 
         real_backward = torch.Tensor.backward
         with monkeypatch.context() as patch:
             patch.setattr(torch.Tensor, "backward", backward)
+            patch.setattr(found.state.optimizer, "step", step)
             train_rlhf(
                 config, found.state, reference, scored,
                 lambda state, metrics: found.metrics.append(metrics),
@@ -345,11 +413,14 @@ def test_metrics_carry_the_names_of_trl_and_count_updates_and_episodes(run):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_at_the_first_batch_the_penalty_is_exactly_zero_and_the_ratio_one(run, temperature):
+def test_at_the_first_batch_the_penalty_is_zero_and_the_ratio_one(run, temperature):
+    """Up to rounding: what sampling says of the policy, a forward pass says of the reference."""
     found = run(kl_coef=10.0, temperature=temperature)
     first = found.metrics[0]
-    for name in ("kl", "kl_k2", "kl_k3", "kl_exact", "non_score_reward"):
-        assert first[f"objective/{name}"] == 0
+    for name in ("kl", "kl_k2", "kl_k3", "kl_exact"):
+        assert abs(first[f"objective/{name}"]) < 1e-5
+    assert abs(first["objective/non_score_reward"]) < 1e-4
+    assert abs(found.metrics[1]["objective/non_score_reward"]) > 1e-3
     logprobs, old_logprobs, _, mask, *_ = found.policy[0]
     assert ((logprobs - old_logprobs) * mask).abs().max() < 1e-5
     assert ((found.policy[1][0] - found.policy[1][1]) * found.policy[1][3]).abs().max() > 1e-4
@@ -401,8 +472,9 @@ def test_the_policy_starts_as_the_reference_and_the_critic_as_the_reward_model_s
     critic, source = state.value.state_dict(), reward_model.model.state_dict()
     assert all(torch.equal(critic[k], source[k]) for k in source if not k.startswith("head."))
     assert not critic["head.weight"].any() and not critic["head.bias"].any()
-    mine = {id(p) for model in (state.policy, state.value) for p in model.parameters()}
-    assert {id(p) for group in state.optimizer.param_groups for p in group["params"]} == mine
+    (group,) = state.optimizer.param_groups
+    assert len(group["params"]) == 1 and group["params"][0] is state.weights
+    assert_one_vector(state)
 
 
 # What each setting does
@@ -424,7 +496,7 @@ def test_every_response_is_used_once_in_every_pass(run):
 def test_what_is_differentiated_is_policy_plus_weighted_value_loss(run):
     found = run(vf_coef=0.7)
     for loss, policy, value in zip(found.losses, found.policy, found.value, strict=True):
-        assert loss == pytest.approx(policy[-1].item() + 0.7 * value[-1].item(), abs=1e-6)
+        assert loss == pytest.approx((policy[-1].item(), 0.7 * value[-1].item()), abs=1e-6)
     assert not found.penalty
     last = found.metrics[-1]
     assert last["loss/policy_avg"] == pytest.approx(
@@ -461,7 +533,7 @@ def test_a_penalty_in_the_loss_is_paid_by_the_loss_and_not_by_the_reward(run, es
         assert metrics["objective/non_score_reward"] == pytest.approx(0, abs=1e-5)
     calls = zip(found.losses, found.policy, found.value, found.penalty, strict=True)
     for loss, policy, value, (logprobs, _, mask, kind, penalty) in calls:
-        want = policy[-1].item() + 0.1 * value[-1].item() + 0.5 * penalty.item()
+        want = (policy[-1].item() + 0.5 * penalty.item(), 0.1 * value[-1].item())
         assert loss == pytest.approx(want, abs=1e-6) and kind == estimator
         assert torch.equal(logprobs, policy[0]) and torch.equal(mask, policy[3])
         assert penalty.requires_grad
@@ -493,16 +565,19 @@ def test_a_fixed_coefficient_stays(run):
 def test_a_batch_is_put_down_after_the_pass_in_which_its_kl_passes_the_target(run):
     whole = run(updates=1, num_ppo_epochs=4)
 
-    def approx_kl(call: tuple) -> float:
-        logprobs, old_logprobs, _, mask, *_ = call
-        return (0.5 * (logprobs - old_logprobs).square() * mask).sum().item() / mask.sum().item()
+    def approx_kl(calls: list[tuple]) -> float:
+        """Over all tokens of a pass, each as its own step saw it."""
+        moved = tokens = 0.0
+        for logprobs, old_logprobs, _, mask, *_ in calls:
+            moved += (0.5 * (logprobs - old_logprobs).square() * mask).sum().item()
+            tokens += mask.sum().item()
+        return moved / tokens
 
-    at_ends = [approx_kl(call) for call in whole.policy[1::2]]  # at the last step of each pass
-    assert len(at_ends) == 4
+    of_passes = [approx_kl(whole.policy[i : i + 2]) for i in range(0, 8, 2)]
     passes = []
-    for kl in at_ends:
+    for kl in of_passes:
         target = 0.99 * kl
-        passes.append(1 + next(i for i, kl in enumerate(at_ends) if kl > target))
+        passes.append(1 + next(i for i, kl in enumerate(of_passes) if kl > target))
         assert len(run(updates=1, num_ppo_epochs=4, target_kl=target).policy) == 2 * passes[-1]
     assert 1 in passes and max(passes) >= 3
     for target, n in ((1e-9, 1), (1e5, 4)):
@@ -702,6 +777,130 @@ def test_a_state_is_restored_before_the_first_update_too(reference, reward_model
     assert weights_of(a.policy, a.value) == weights_of(b.policy, b.value)
 
 
+def assert_one_vector(state: TrainingState) -> None:
+    """Every parameter of policy and critic, and its gradient, is a part of one vector; in order."""
+    parameters = [p for model in (state.policy, state.value) for p in model.parameters()]
+    assert sum(p.numel() for p in parameters) == state.weights.numel()
+    assert all(p.requires_grad and p.is_contiguous() for p in parameters)
+    for whole, parts in ((state.weights, parameters),
+                         (state.weights.grad, [p.grad for p in parameters])):  # fmt: skip
+        start = whole.data_ptr()
+        for part in parts:
+            assert part.data_ptr() == start
+            start += part.numel() * part.element_size()
+    with torch.no_grad():
+        kept = state.weights.clone()
+        state.weights.add_(1.0)
+        assert torch.equal(torch.cat([p.flatten() for p in parameters]), kept + 1.0)
+        state.weights.copy_(kept)
+
+
+def test_all_weights_stay_parts_of_one_vector(reference, reward_model):
+    """At the start, after training, after a state was put back, and after training on from there:
+    a parameter that left the vector would be trained no longer."""
+    config = replace(BASE, updates=2)
+    state = rlhf.start(config, reference, reward_model)
+    fresh = {k: v.clone() for k, v in state_tensors(state)[0].items()}
+    numbers = state_tensors(state)[1]
+    assert_one_vector(state)
+    train_rlhf(config, state, reference, reward_model)
+    assert_one_vector(state)
+    after_two = state.weights.detach().clone()
+    assert (after_two != torch.cat([fresh[k].flatten() for k in fresh
+                                    if k != "generator"])).float().mean() > 0.2  # fmt: skip
+    restore_state(state, fresh, numbers)
+    assert_one_vector(state)
+    assert weights_of(state.policy) == weights_of(reference)
+    state.optimizer.state.clear()
+    train_rlhf(config, state, reference, reward_model)
+    assert_one_vector(state)
+    assert torch.equal(state.weights, after_two)
+
+
+def test_gradients_of_all_parts_are_those_of_the_vector(reference, reward_model):
+    """What autograd adds to a parameter's gradient, Adam finds in the vector's."""
+    state = rlhf.start(BASE, reference, reward_model)
+    prompts = DESK.prompts[:4]
+    replies, _ = sample(reference, prompts, 8, generator(3))
+    for _ in range(2):  # a second time after zeros were written
+        state.optimizer.zero_grad(set_to_none=False)
+        assert not state.weights.grad.any()
+        response_logits(state.policy, prompts, replies)[..., 3:].square().mean().backward()
+        values_of(state.value, prompts, replies).sub(1.0).square().mean().backward()
+        other = language_model(TINY)
+        other.load_state_dict(state.policy.state_dict())
+        response_logits(other, prompts, replies)[..., 3:].square().mean().backward()
+        want = torch.cat([p.grad.flatten() for p in other.parameters()])
+        assert want.abs().max() > 1e-3
+        assert torch.allclose(state.weights.grad[: len(want)], want, atol=1e-6)
+        assert state.weights.grad[len(want) :].abs().max() > 1e-3
+        assert_one_vector(state)
+
+
+def test_a_state_that_was_written_to_a_file_and_read_continues_with_equal_numbers(
+    reference, reward_model, tmp_path
+):
+    config = replace(BASE, updates=4)
+    state = rlhf.start(config, reference, reward_model)
+    train_rlhf(replace(config, updates=2), state, reference, reward_model)
+    record.write_tensors(tmp_path / "state.safetensors", *state_tensors(state))
+    record.write_tensors(tmp_path / "policy.safetensors", state.policy.state_dict())
+    at_two = weights_of(state.policy)
+    train_rlhf(config, state, reference, reward_model)
+
+    resumed = rlhf.start(replace(config, seed=99), reference, reward_model)
+    restore_state(resumed, *record.read_tensors(tmp_path / "state.safetensors"))
+    assert weights_of(resumed.policy) == at_two
+    assert_one_vector(resumed)
+    train_rlhf(config, resumed, reference, reward_model)
+    assert torch.equal(resumed.weights, state.weights)
+    assert weights_of(resumed.policy, resumed.value) == weights_of(state.policy, state.value)
+
+    alone = language_model(TINY)
+    alone.load_state_dict(record.read_tensors(tmp_path / "policy.safetensors")[0])
+    assert weights_of(alone) == at_two
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("policy", "state")]
+    numbers = sum(p.numel() for p in alone.parameters())
+    assert 4 * numbers < sizes[0] < 4 * numbers + 5000, "the critic beside it is not written"
+    assert sizes[1] < 3 * 4 * state.weights.numel() + 20_000  # weights and two moments
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "torch.save"])
+def test_a_copy_of_the_policy_stays_as_it_is_when_the_policy_is_trained_on(
+    reference, reward_model, how, tmp_path
+):
+    config = replace(BASE, updates=2)
+    state = rlhf.start(config, reference, reward_model)
+    train_rlhf(replace(config, updates=1), state, reference, reward_model)
+    before = weights_of(state.policy)
+    if how == "deepcopy":
+        kept = copy.deepcopy(state.policy)
+    else:
+        torch.save(state.policy.state_dict(), tmp_path / "policy.pt")
+        kept = language_model(TINY)
+        kept.load_state_dict(torch.load(tmp_path / "policy.pt"))
+    assert weights_of(kept) == before
+    train_rlhf(config, state, reference, reward_model)
+    assert weights_of(kept) == before != weights_of(state.policy)
+    with torch.no_grad():
+        for weight in kept.parameters():
+            weight.fill_(7.0)
+    assert not (state.weights == 7.0).any()
+
+
+def test_a_copy_of_a_state_is_trained_as_the_state_itself(reference, reward_model):
+    config = replace(BASE, updates=2)
+    state = rlhf.start(config, reference, reward_model)
+    train_rlhf(replace(config, updates=1), state, reference, reward_model)
+    twin = copy.deepcopy(state)
+    before = weights_of(twin.policy, twin.value)
+    train_rlhf(config, state, reference, reward_model)
+    assert weights_of(twin.policy, twin.value) == before
+    train_rlhf(config, twin, reference, reward_model)
+    assert weights_of(twin.policy, twin.value) == weights_of(state.policy, state.value)
+    assert_one_vector(twin)
+
+
 def test_a_run_that_is_done_is_not_trained_further(reference, reward_model):
     state = rlhf.start(BASE, reference, reward_model)
     state.update = 3
@@ -734,7 +933,7 @@ RANGES: dict[type, dict[str, tuple]] = {
         "kl_placement": ("reward", "loss"), "kl_estimator": ("k1", "k2", "k3"), "kl_target": NORM,
         "kl_horizon": (1.0, 1e9), "target_kl": NORM, "cliprange": NORM, "cliprange_value": NORM,
         "vf_coef": NORM, "gamma": SHARE, "lam": SHARE, "whiten_advantages": (False, True),
-        "whiten_rewards": (False, True), "missing_eos_penalty": NORM, "response_length": LENGTH,
+        "whiten_rewards": (False, True), "missing_eos_penalty": NORM, "response_length": (1, 10**4),
         "temperature": (1e-3, 1e3),
     },
     ExamConfig: {

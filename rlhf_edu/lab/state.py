@@ -4,7 +4,9 @@ Saved whole, a run that was interrupted continues with the same numbers: weights
 the random generator, the adaptive β and the count of updates.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +26,17 @@ class TrainingState:
     kl_controller: FixedKLController | AdaptiveKLController  # holds β
     generator: torch.Generator  # every random number of the run, on the host
     update: int = 0  # batches done
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TrainingState":
+        """A twin that is trained by itself: its models are parts of a vector of its own."""
+        policy, value = deepcopy(self.policy, memo), deepcopy(self.value, memo)
+        weights = one_vector(policy, value)
+        optimizer = type(self.optimizer)([weights], **self.optimizer.defaults)
+        optimizer.load_state_dict(deepcopy(self.optimizer.state_dict(), memo))
+        generator = torch.Generator()
+        generator.set_state(self.generator.get_state())
+        return TrainingState(policy, value, weights, optimizer,
+                             deepcopy(self.kl_controller, memo), generator, self.update)
 
 
 def one_vector(*models: Transformer) -> Tensor:

@@ -1,0 +1,362 @@
+"""Settings of the process, and models at the same time: nothing may change but the speed."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lively import PROMPTS, SMALL, generator, lively
+from torch import Tensor
+
+from rlhf_edu.lab import machine, sampling
+from rlhf_edu.lab.machine import ahead, medium_is_exact, settle, side_by_side, small_products
+from rlhf_edu.lab.model import Transformer, language_model
+
+PRECISIONS = ["highest", "high", "medium"]
+PATIENCE = 30  # seconds after which a thread that waits for another gives up
+
+
+@pytest.fixture(autouse=True)
+def told(monkeypatch) -> Iterator[list[tuple[int, int]]]:
+    """Settings are put back after each test; the C library is told nothing, and what it would
+    have been told is kept: (name, value)."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    told: list[tuple[int, int]] = []
+    library = SimpleNamespace(mallopt=lambda name, value: told.append((name, value)))
+    monkeypatch.setattr(machine, "_pool", None)
+    monkeypatch.setattr(machine, "ctypes", SimpleNamespace(CDLL=lambda name: library))
+    yield told
+    if machine._pool is not None:
+        machine._pool.shutdown()
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(precision)
+
+
+@pytest.fixture(params=[1, 2], ids=["one core", "two cores"])
+def cores(request) -> int:
+    settle(request.param)
+    return request.param
+
+
+# Settings
+
+
+def test_one_thread_an_operation_and_as_many_tasks_as_cores(monkeypatch):
+    torch.set_num_threads(2)
+    settle(3)
+    assert torch.get_num_threads() == 1
+    meet = threading.Barrier(3, timeout=PATIENCE)
+    side_by_side(meet.wait, meet.wait, meet.wait)
+    settle(1)
+    main = threading.get_ident()
+    assert side_by_side(threading.get_ident, threading.get_ident) == [main, main]
+
+
+@pytest.mark.parametrize("allowed", [{5}, {0, 3}])
+def test_only_cores_that_this_process_may_use_are_used(monkeypatch, allowed):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: allowed, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    settle()
+    workers = set(side_by_side(*[threading.get_ident] * 50))
+    assert (threading.get_ident() in workers) == (len(allowed) == 1)
+    assert len(workers) <= len(allowed)
+
+
+@pytest.mark.parametrize("count, alone", [(1, True), (None, True), (2, False)])
+def test_where_nobody_says_what_a_process_may_use_all_cores_are_used(monkeypatch, count, alone):
+    """Like that on macOS and Windows."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: count)
+    settle()
+    assert (side_by_side(threading.get_ident) == [threading.get_ident()]) == alone
+
+
+def test_glibc_is_told_to_keep_freed_memory(monkeypatch, told):
+    """By the numbers of its malloc.h; 32 MiB is the largest threshold that it takes."""
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
+    settle(1)
+    M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+    assert set(told) == {(M_MMAP_THRESHOLD, 32 * 2**20), (M_TRIM_THRESHOLD, 2**30),
+                         (M_TOP_PAD, 64 * 2**20)}  # fmt: skip
+
+
+@pytest.mark.parametrize("library", [("", ""), ("musl", "1.2")])
+def test_where_glibc_is_not_there_nothing_is_told_to_anybody(monkeypatch, told, library):
+    monkeypatch.setattr(platform, "libc_ver", lambda: library)
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: pytest.fail("was looked for"))
+    settle(2)
+    assert told == [] and torch.get_num_threads() == 1
+    assert side_by_side(lambda: 1, lambda: 2) == [1, 2]
+
+
+# Precision
+
+
+def rounds_to_16_bits(monkeypatch, while_precision_is: str) -> None:
+    """A CPU whose products keep 16 bits, as some do, where this precision is asked for."""
+    exact = torch.Tensor.__matmul__
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        if torch.get_float32_matmul_precision() == while_precision_is and a.dtype == torch.float32:
+            return exact(a.bfloat16().float(), b.bfloat16().float())
+        return exact(a, b)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", product)
+
+
+@pytest.mark.parametrize("before", PRECISIONS)
+def test_looking_for_exact_products_leaves_the_precision_as_it_was(before):
+    torch.set_float32_matmul_precision(before)
+    answer = medium_is_exact.__wrapped__()
+    assert torch.get_float32_matmul_precision() == before
+    assert answer == medium_is_exact()
+
+
+def test_products_of_16_bits_are_noticed_and_not_used(monkeypatch):
+    rounds_to_16_bits(monkeypatch, "medium")
+    assert medium_is_exact.__wrapped__() is False
+    monkeypatch.setattr(machine, "medium_is_exact", medium_is_exact.__wrapped__)
+    settle(1)
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_products_of_32_bits_are_used(monkeypatch):
+    rounds_to_16_bits(monkeypatch, "none")
+    monkeypatch.setattr(machine, "medium_is_exact", lambda: True)
+    settle(1)
+    assert torch.get_float32_matmul_precision() == "medium"
+
+
+@pytest.mark.parametrize("rows", [1, 3, 64, 700])
+def test_after_settling_products_of_every_kind_keep_their_32_bits(rows):
+    """Of the sizes that the default model has: layers, attention, and their gradients."""
+    settle(1)
+    luck = generator(rows)
+    x = torch.randn(rows, 64, generator=luck, requires_grad=True)
+    heads = torch.randn(rows, 2, 47, 32, generator=luck, requires_grad=True)
+    layers = [torch.randn(n, 64, generator=luck, requires_grad=True) for n in (1, 64, 256, 159)]
+    inputs = [x, heads, *layers]
+
+    def outputs(x: Tensor, heads: Tensor, *layers: Tensor) -> list[Tensor]:
+        bias = [layer.sum(1) for layer in layers]
+        through = [torch.nn.functional.linear(x, w, b) for w, b in zip(layers, bias, strict=True)]
+        back = through[2] @ layers[2]  # (rows, 256) · (256, 64)
+        scores = heads @ heads.mT
+        return [*through, back, scores, scores @ heads]
+
+    found, want = outputs(*inputs), outputs(*(t.double() for t in inputs))
+    weights = [torch.randn(y.shape, generator=luck) for y in found]
+    got = torch.autograd.grad(found, inputs, weights)
+    expected = torch.autograd.grad(want, inputs, [w.double() for w in weights])
+    for a, b in zip([*found, *got], [*want, *expected], strict=True):
+        assert (a - b).abs().max() < 1e-5 * b.abs().max()
+
+
+@pytest.mark.parametrize("before", PRECISIONS)
+def test_small_products_are_plain_ones_and_the_precision_is_put_back(before):
+    torch.set_float32_matmul_precision(before)
+    with small_products():
+        assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.get_float32_matmul_precision() == before
+    with pytest.raises(KeyError, match="on the way"), small_products():
+        raise KeyError("on the way")
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_sampling_uses_small_products_every_time(monkeypatch):
+    model = lively(language_model(SMALL), 0, ends=3.5)
+    seen: list[str] = []
+    trunk = Transformer.trunk
+
+    def looking(self, *args, **kwargs):
+        seen.append(torch.get_float32_matmul_precision())
+        return trunk(self, *args, **kwargs)
+
+    monkeypatch.setattr(Transformer, "trunk", looking)
+    torch.set_float32_matmul_precision("medium")
+    for _ in range(2):
+        seen.clear()
+        sampling.sample(model, PROMPTS[:4], 3, generator())
+        assert set(seen) == {"highest"}
+        assert torch.get_float32_matmul_precision() == "medium"
+    monkeypatch.setattr(Transformer, "trunk", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        sampling.sample(model, PROMPTS[:4], 3, generator())
+    assert torch.get_float32_matmul_precision() == "medium"
+
+
+# Side by side
+
+
+def test_results_come_in_the_order_of_the_tasks_even_if_the_first_is_the_last_to_end():
+    settle(2)
+    done = threading.Event()
+
+    def first() -> str:
+        assert done.wait(PATIENCE), "the second waits for the first"
+        return "first"
+
+    def second() -> str:
+        done.set()
+        return "second"
+
+    assert side_by_side(first, second) == ["first", "second"]
+
+
+def test_as_many_tasks_as_one_likes(cores):
+    assert side_by_side(*(lambda i=i: i * i for i in range(20))) == [i * i for i in range(20)]
+    assert side_by_side() == []
+
+
+def test_an_exception_in_a_task_is_raised_and_the_next_tasks_run(cores):
+    def fails() -> None:
+        raise KeyError("in a task")
+
+    for tasks in ((fails, lambda: 1), (lambda: 1, fails)):
+        with pytest.raises(KeyError, match="in a task"):
+            side_by_side(*tasks)
+        assert side_by_side(lambda: 1, lambda: 2) == [1, 2]
+
+
+def test_tasks_are_in_inference_mode_if_their_caller_is(cores):
+    def tasks() -> list[Callable[[], Tensor]]:
+        return [lambda: torch.ones(2) + torch.ones(2)] * 4
+
+    for _ in range(2):  # a thread forgets the mode of its last task
+        with torch.inference_mode():
+            assert all(x.is_inference() for x in side_by_side(*tasks()))
+        assert not any(x.is_inference() for x in side_by_side(*tasks()))
+
+
+def test_gradients_of_tasks_are_those_of_one_after_the_other(cores):
+    weights = [torch.randn(20, 20, generator=generator(i), requires_grad=True) for i in range(2)]
+    x = torch.randn(20, generator=generator(2))
+
+    def task(w: Tensor) -> Callable[[], Tensor]:
+        def work() -> Tensor:
+            loss = (w @ x).square().sum()
+            loss.backward()
+            return loss.detach()
+
+        return work
+
+    losses = side_by_side(*map(task, weights))
+    for w, loss in zip(weights, losses, strict=True):
+        assert loss == (w @ x).square().sum()
+        assert torch.allclose(w.grad, 2 * torch.outer(w.detach() @ x, x), atol=1e-4)
+
+
+# Ahead
+
+
+def test_ahead_makes_every_item_once_and_in_order(cores):
+    for n in (0, 1, 2, 3, 10):
+        made: list[int] = []
+
+        def make(i: int) -> int:
+            made.append(i)  # noqa: B023
+            return i * i
+
+        assert list(ahead(make, range(n))) == [i * i for i in range(n)]
+        assert sorted(made) == list(range(n))
+
+
+def test_ahead_makes_the_next_while_this_one_is_worked_with():
+    settle(2)
+    made = [threading.Event() for _ in range(5)]
+
+    def make(i: int) -> int:
+        made[i].set()
+        return i
+
+    for i in ahead(make, range(5)):
+        if i + 1 < 5:
+            assert made[i + 1].wait(PATIENCE), "the next waits for this one"
+        if i + 2 < 5:
+            assert not made[i + 2].is_set(), "made too early"
+
+
+def test_with_one_core_an_item_is_made_when_it_is_asked_for():
+    settle(1)
+    made: list[int] = []
+    items = ahead(made.append, range(3))
+    for n in range(3):
+        assert made == [*range(n)]
+        next(items)
+
+
+def test_an_exception_in_making_is_raised_where_the_item_is_asked_for(cores):
+    def make(i: int) -> float:
+        return 1 / (2 - i)
+
+    items = ahead(make, range(4))
+    assert [next(items), next(items)] == [0.5, 1.0]
+    with pytest.raises(ZeroDivisionError):
+        next(items)
+
+
+# Training
+
+TRAIN = """
+import hashlib, json, threading
+import torch
+from rlhf_edu.lab import machine, rlhf
+from rlhf_edu.lab.evaluate import ExamConfig, make_exam
+from rlhf_edu.lab.model import ModelConfig, language_model, scalar_model
+from rlhf_edu.lab.reward_model import RewardModel
+
+torch.manual_seed(0)
+model = ModelConfig()
+reference, reward = language_model(model), scalar_model(model)
+with torch.no_grad():
+    for p in [*reference.parameters(), *reward.parameters()]:
+        p.add_(0.1 * torch.randn(p.shape))
+    reference.head.bias[1] += 3
+config = rlhf.RLHFConfig(updates=2, batch_size=32, num_ppo_epochs=2, num_mini_batches=2, lr=1e-3)
+
+def run(cores):
+    machine.settle(cores)
+    threads, metrics = set(), []
+
+    def scored(prompts, responses):
+        threads.add((threading.get_ident(), torch.get_num_threads()))
+        return RewardModel(reward, 0.1, 1.5)(prompts, responses)
+
+    state = rlhf.start(config, reference, RewardModel(reward, 0.1, 1.5))
+    rlhf.train_rlhf(config, state, reference, scored, lambda s, m: metrics.append(m))
+    digest = hashlib.sha256(state.weights.detach().numpy().tobytes()).hexdigest()
+    gauged = RewardModel(reward, 0.1, 1.5)
+    exam = make_exam(ExamConfig(samples=2), 16, reference, gauged, 16)(state.policy)
+    moved = (state.policy.head.weight - reference.head.weight).abs().max().item()
+    return {"weights": digest, "metrics": metrics, "moved": moved, "exam": json.dumps(exam),
+            "alone": {t for t, _ in threads} == {threading.get_ident()},
+            "threads": sorted({n for _, n in threads})}
+
+print(json.dumps([run(cores) for cores in (1, 2, 3)]))
+"""
+
+
+@pytest.mark.parametrize("threads", ["1", None], ids=["one OpenMP thread", "OpenMP as it likes"])
+def test_training_gives_the_same_bits_on_one_core_and_on_more(threads):
+    """In a process of its own, settled for good."""
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    if threads:
+        environment["OMP_NUM_THREADS"] = threads
+    done = subprocess.run([sys.executable, "-c", TRAIN], capture_output=True, text=True,
+                          env=environment)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    one, two, three = json.loads(done.stdout)
+    assert one["weights"] == two["weights"] == three["weights"]
+    assert one["metrics"] == two["metrics"] == three["metrics"]
+    assert one["exam"] == two["exam"] == three["exam"]
+    assert one["moved"] > 1e-3 and len(one["metrics"]) == 2
+    assert one["alone"] and not two["alone"] and not three["alone"]
+    assert one["threads"] == two["threads"] == three["threads"] == [1]
