@@ -118,7 +118,8 @@ def stage(place: Place, name: str, config: dict[str, Any], parents: list[str],
     folder, device = place.folder(name), torch.device(place.device)
     identity = {"config": config, "parents": parents, "code": code_digest(),
                 "torch": torch.__version__, "device": device.type,
-                "threads": torch.get_num_threads()}
+                "threads": torch.get_num_threads(),
+                "precision": torch.get_float32_matmul_precision()}
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
     wanted = {"stage": name, "key": key, **identity}
     kept = cache_folder() / f"{record.FORMAT}-{key}"
