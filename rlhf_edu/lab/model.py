@@ -59,8 +59,7 @@ class ModelConfig:
             )
 
 
-# One (keys, values) pair a layer, each (B, heads, L + T, D / heads), filled from the left. All of
-# it is read at every step, hidden where it is empty: its shape never changes, nothing is copied.
+# One (keys, values) pair a layer, each (B, heads, L + T, D / heads), filled from the left.
 Cache = list[tuple[Tensor, Tensor]]
 
 
@@ -94,6 +93,7 @@ class Block(nn.Module):
         k, v = self.key_value(h).view(B, S, 2, self.n_heads, -1).permute(2, 0, 3, 1, 4)
         if cache is not None and columns is not None:
             k, v = cache[0].index_copy_(2, columns, k), cache[1].index_copy_(2, columns, v)
+            k, v = k[:, :, : visible.shape[-1]], v[:, :, : visible.shape[-1]]
         x, h, visible = read(x), read(h), read(visible)
         q = self.query(h).view(B, -1, self.n_heads, D // self.n_heads).transpose(1, 2)
         # Three lines of formula take half the time of the library's kernel on heads this narrow.
@@ -135,7 +135,7 @@ class Transformer(nn.Module):
 
         `visible` (B, S, keys) is 0 where a token may look, −∞ elsewhere; `read` picks R of the S
         columns, all if not given: the last block computes no others. With a `cache` its `columns`
-        (S,) are filled, and all others looked up.
+        (S,) are filled, and as many columns looked up as `visible` has keys.
         """
         x = self.embed(tokens) + self.position(positions)
         kept: Sequence[tuple[Tensor, Tensor] | None] = cache or [None] * len(self.blocks)
