@@ -60,7 +60,7 @@ def readme_block(result, benchmark, iteration):
         f"{iteration['full_length_vs_trl']:.1f} times as fast as TRL 1.12's on the same models and "
         f"cores, and {seconds['desk_lengths']['ours']:.2f} s on the desk's own lengths, "
         f"{iteration['desk_lengths_vs_trl']:.1f} times as fast. The matrix products "
-        f"alone would take {100 * iteration['update_share_of_bound']:.0f} % of the time of an update "
+        f"alone would take {100 * iteration['update_share_of_bound']:.0f} % of an update's time "
         "at full length (`python benchmarks/iteration.py`).",
         "<!-- /measured -->",
     ])
