@@ -360,3 +360,15 @@ def test_training_gives_the_same_bits_on_one_core_and_on_more(threads):
     assert one["moved"] > 1e-3 and len(one["metrics"]) == 2
     assert one["alone"] and not two["alone"] and not three["alone"]
     assert one["threads"] == two["threads"] == three["threads"] == [1]
+
+
+def test_beside_a_gpu_nothing_is_allowed_to_round(monkeypatch):
+    before, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(machine, "medium_is_exact", lambda: True)
+    try:
+        machine.settle(1)
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.set_float32_matmul_precision(before)
+        torch.set_num_threads(threads)
