@@ -33,6 +33,7 @@ from rlhf_edu.cases import CASES, conflicting_signals, evidence, experiment, rep
 from rlhf_edu.cases.evidence import Observation, Run, Seed, grade, interval, ratio, spearman, weigh
 from rlhf_edu.cases.stages import Place, prepare, run_arm
 from rlhf_edu.lab import helpdesk, record
+from rlhf_edu.lab.machine import settle
 
 EXTRA = Path(__file__).parent / "extra_cases"
 STAGES = ("reference", "reward-biased", "reward-thin")
@@ -295,17 +296,18 @@ def test_a_run_in_which_nothing_moves_is_graded_too() -> None:
 # ── The tiny case ───────────────────────────────────────────────────────────────────────────────
 @pytest.fixture(scope="module", autouse=True)
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The tiny case, known here and in every process that is started from here; one thread."""
-    threads = torch.get_num_threads()
+    """The tiny case, known here and in every process started from here; settled as a worker is."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rlhf_edu.cases, "__path__", [*rlhf_edu.cases.__path__, str(EXTRA)])
         patch.setitem(CASES, "tiny", "a case for the tests")
         path = os.environ.get("PYTHONPATH")
         patch.setenv("PYTHONPATH", os.pathsep.join([str(EXTRA), *([path] if path else [])]))
         patch.setenv("RLHF_EDU_CACHE", str(tmp_path_factory.mktemp("cache")))
-        torch.set_num_threads(1)
+        settle(cores=1)
         yield importlib.import_module("rlhf_edu.cases.tiny")
         torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
         sys.modules.pop("rlhf_edu.cases.tiny")
 
 
