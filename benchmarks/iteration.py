@@ -20,7 +20,6 @@ Results go to benchmarks/results/iteration.json and, with --json, to FILE.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -34,8 +33,10 @@ from statistics import median
 from typing import Any
 
 import torch
+from first_case import peak_memory_gb
 
 from rlhf_edu.lab import helpdesk, rlhf
+from rlhf_edu.lab.machine import available_cores as cores
 from rlhf_edu.lab.machine import settle, side_by_side
 from rlhf_edu.lab.model import (
     ModelConfig,
@@ -140,8 +141,10 @@ def iterations(given: dict[str, Any], full: bool, wait: Callable[[], bool],
     state, clock, seen = rlhf.start(setup, reference, reward_model), Clock(), []
 
     def lengths_of(prompts: torch.Tensor, responses: torch.Tensor) -> torch.Tensor | None:
-        seen.append(torch.stack([(prompts != 0).sum(1), (responses != 0).sum(1)], 1))
-        return real_lengths_of(prompts, responses)
+        found = real_lengths_of(prompts, responses)
+        if len(responses) == setup.batch_size:  # of the whole batch, not of a part of it
+            seen.append(found)
+        return found
 
     real_lengths_of, rlhf.lengths_of = rlhf.lengths_of, lengths_of
 
@@ -149,7 +152,8 @@ def iterations(given: dict[str, Any], full: bool, wait: Callable[[], bool],
         clock.mark("update")
         lengths = seen.pop()
         tell(clock.stages() | {"tokens": int(lengths[:, 1].sum()),
-                               "needed_flops": needed_flops(reference.config, setup, lengths)})
+                               "needed_flops": needed_flops(reference.config, setup, lengths),
+                               "peak_memory_gb": peak_memory_gb()})
         if not wait():
             raise KeyboardInterrupt
         clock.mark("start")
@@ -172,9 +176,6 @@ def answer(file: str, full: bool) -> None:
         first.append(found)
 
     iterations(given, full, lambda: bool(sys.stdin.readline()), tell)
-    import resource
-    print(json.dumps({"peak_memory_gb":
-                      resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9}))
 
 
 # ── Taking turns ────────────────────────────────────────────────────────────────────────────────
@@ -251,11 +252,6 @@ def full_length(file: str) -> str:
     return file + ".full"
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def compare(rounds: int, seed: int) -> dict[str, Any]:
     """Both sides at both lengths in turns; medians, ratios, bound."""
     with tempfile.TemporaryDirectory() as folder:
@@ -300,6 +296,7 @@ def compare(rounds: int, seed: int) -> dict[str, Any]:
                  for turn, rate in zip(turns[ours], rates, strict=True)]
         key = "update_share_of_bound"
         found[key if what == "full_length" else f"{key}_desk_lengths"] = median(share)
+        found[f"{what}_peak_memory_gb"] = max(turn["peak_memory_gb"] for turn in turns[ours])
         found[f"{what}_tokens_a_second"] = {
             "sampling": median(t["tokens"] / t["sampling"] for t in turns[ours]),
             "training": median(4 * t["tokens"] / t["update"] for t in turns[ours])}

@@ -71,12 +71,11 @@ Weights = dict[str, Tensor]
 
 # ── The package's models as GPT-2 ─────────────────────────────────────────────────────────────────
 OUTSIDE_BLOCKS = {"wte": "embed", "wpe": "position", "ln_f": "norm"}
-# GPT-2's module: the package's, stacked in this order. Whichever exist, so that the worker reads
-# both weights with one projection (qkv) and weights with two (query, key_value).
+# GPT-2's module: the package's, stacked in this order.
 IN_BLOCK = {
     "ln_1": ("norm1",),
     "ln_2": ("norm2",),
-    "attn.c_attn": ("qkv", "query", "key_value"),
+    "attn.c_attn": ("query", "key_value"),
     "attn.c_proj": ("out",),
     "mlp.c_fc": ("up",),
     "mlp.c_proj": ("down",),
@@ -115,8 +114,7 @@ def gpt2_trunk(config: GPT2Config, weights: Weights) -> Weights:
     for i in range(config.n_layer):
         for theirs, ours in IN_BLOCK.items():
             for kind in ("weight", "bias"):
-                names = [f"blocks.{i}.{module}.{kind}" for module in ours]
-                stacked = torch.cat([weights[name] for name in names if name in weights])
+                stacked = torch.cat([weights[f"blocks.{i}.{module}.{kind}"] for module in ours])
                 # 2 dimensions: the matrix of an nn.Linear, whose first one is the output
                 found[f"transformer.h.{i}.{theirs}.{kind}"] = (
                     stacked.t() if stacked.dim() == 2 else stacked

@@ -38,6 +38,7 @@ from rlhf_edu.cases.evidence import (
 )
 from rlhf_edu.cases.stages import Place, Tick, check_cache, prepare, run_arm, total_cost
 from rlhf_edu.lab import record
+from rlhf_edu.lab.machine import available_cores as cores
 from rlhf_edu.lab.machine import settle
 
 
@@ -246,13 +247,6 @@ def in_processes(name: str, places: list[Place], tick: Tick,
                     "close other programs and run again with --resume"
                 ) from error
             raise
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextmanager

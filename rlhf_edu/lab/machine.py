@@ -32,7 +32,7 @@ def settle(cores: int | None = None) -> None:
     # One thread an operation, two models at a time: threads inside operations this small wait for
     # each other. Buys a quarter of an iteration on the desk's own lengths, little at full length.
     torch.set_num_threads(1)
-    cores = cores or _cores()
+    cores = cores or available_cores()
     _pool = ThreadPoolExecutor(cores) if cores > 1 else None
     # Keep freed memory: fresh pages cost more than the arithmetic on them. Buys a tenth to a fifth.
     if platform.libc_ver()[0] == "glibc":
@@ -50,7 +50,8 @@ def settle(cores: int | None = None) -> None:
 _pool: ThreadPoolExecutor | None = None  # of models that are computed at the same time
 
 
-def _cores() -> int:
+def available_cores() -> int:
+    """How many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -108,9 +108,7 @@ def train_reward_model(
     # 4. The gauge: mean and SD of the reference's own replies to training prompts.
     rows = helpdesk.draw_prompts(helpdesk.desk(), config.gauge_replies, generator)
     replies, _ = sample(reference, prompts[rows], config.response_length, generator)
-    with torch.inference_mode():
-        tiles = lay(model, prompts[rows], replies, lengths_of(prompts[rows], replies), last=True)
-        raw = rewards_in(tiles, model.eval())
+    raw = RewardModel(model.eval(), mean=0.0, sd=1.0)(prompts[rows], replies)
     if bool((raw == raw[0]).all()):
         raise InputError(
             "the reward model gives every reply of the reference the same reward, so it has no "

@@ -119,13 +119,11 @@ def train_rlhf(
     every_prompt = helpdesk.desk().prompts.to(device)
     in_reward = config.kl_placement == "reward"
 
-    def read(prompts: Tensor, responses: Tensor, old_logp: Tensor, lengths: Tensor | None,
-             rows: Tensor) -> tuple[Tensor, ...]:
-        x, y = take(prompts, rows), take(responses, rows)
-        tiles = lay(policy, x, y, None if lengths is None else lengths[rows])
+    def read(x: Tensor, y: Tensor, old_logp: Tensor) -> tuple[Tensor, ...]:
+        tiles = lay(policy, x, y, lengths_of(x, y))
         ref_logits = logits_in(tiles, reference, config.temperature)
         return (tiles.rows(gather_logprobs(ref_logits, tiles.flat(y))),
-                tiles.rows(exact_kl(tiles.flat(take(old_logp, rows)), ref_logits)),
+                tiles.rows(exact_kl(tiles.flat(old_logp), ref_logits)),
                 tiles.rows(values_in(tiles, value)), reward_model(x, y))
 
     def minibatch(rollout: Rollout, part: Tensor) -> tuple[Rollout, Tiles]:
@@ -163,10 +161,9 @@ def train_rlhf(
 
         with torch.inference_mode():
             # 2. Log-probabilities under π_ref, the KL from it, the critic's values, the scores.
-            halves = torch.arange(config.batch_size).chunk(2)
-            ref_logprobs, kl_ref, old_values, scores = map(torch.cat, zip(*side_by_side(
-                *(partial(read, prompts, responses, old_logp, lengths, half) for half in halves)),
-                strict=True))
+            halves = zip(*(x.chunk(2) for x in (prompts, responses, old_logp)), strict=True)
+            ref_logprobs, kl_ref, old_values, scores = map(torch.cat, zip(
+                *side_by_side(*(partial(read, *half) for half in halves)), strict=True))
             cut_off = (responses != helpdesk.EOS).all(1).float()
             scores = scores - config.missing_eos_penalty * cut_off
 
