@@ -18,7 +18,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from rlhf_edu import InputError
-from rlhf_edu.cases import CASES
+from rlhf_edu.cases import CASES, STUDIES
 
 DEVICES = ("auto", "cpu", "cuda")
 MAX_SEED = 2**31 - 1
@@ -39,9 +39,11 @@ DISK_ERRORS = {
 
 
 def cases() -> int:
-    """List the case studies, one line each."""
-    for name, summary in CASES.items():
-        print(f"{name}: {summary}")
+    """List the case studies and the studies of published results, one line each."""
+    for title, names in (("case studies", CASES), ("published results in miniature", STUDIES)):
+        print(f"{title}, to be run with: rlhf-edu run NAME")
+        for name, summary in names.items():
+            print(f"  {name}: {summary}")
     return 0
 
 
@@ -55,10 +57,10 @@ def run(
     fresh: bool = False,
     resume: bool = False,
 ) -> int:
-    """Run a case study: all its arms on all seeds, then each observation with its verdict.
+    """Run a case or a study: all its arms on all seeds, then each observation with its verdict.
 
     Args:
-        name: the case study; `rlhf-edu cases` lists them
+        name: the case study, or the study of a published result; `rlhf-edu cases` lists them
         seeds: every arm is run once with each of these
         device: auto takes cuda where there is one
         out: where the run folders and the report go; without it, runs/NAME
@@ -90,10 +92,12 @@ def check_run_options(
     resume: bool,
 ) -> None:
     """Raise InputError for an option of `run` that cannot work, before anything is trained."""
-    if name not in CASES:
-        close = difflib.get_close_matches(name, CASES, n=1)
+    known = [*CASES, *STUDIES]
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise InputError(f"no case study is called {name!r}; there are: {', '.join(CASES)}{hint}")
+        raise InputError(
+            f"no case study or study is called {name!r}; there are: {', '.join(known)}{hint}")
     if device not in DEVICES:
         raise InputError(f"--device is one of {', '.join(DEVICES)}; given: {device!r}")
     if not seeds:

@@ -26,9 +26,9 @@ What was tried before the settings were fixed, and what came of it, stands in ch
 
 from typing import Any
 
-import numpy as np
-
+from rlhf_edu.cases.case import Picture
 from rlhf_edu.cases.evidence import Observation, Seed, spearman
+from rlhf_edu.cases.pictures import curves
 from rlhf_edu.cases.stages import Arm, Recipe
 from rlhf_edu.lab.evaluate import ExamConfig
 from rlhf_edu.lab.raters import RaterConfig
@@ -130,17 +130,6 @@ def gold_regained(seed: Seed, arm: str) -> float:
     loss = -seed.change(STORY, "gold/total")
     gain = seed.runs[arm].final["gold/total"] - seed.runs[STORY].final["gold/total"]
     return gain / loss if loss > 0 else float("nan")
-
-
-def against_stopping_early(seed: Seed) -> float:
-    """GOLD of k1 in the reward, minus that of the story where it passed the same KLREF.
-
-    Between two examinations of the story GOLD is read off the straight line.
-    """
-    story, fixed = seed.runs[STORY].exams, seed.runs["k1-in-reward"].exams[-1]
-    drift = np.maximum.accumulate([exam["kl/exact"] for exam in story])
-    return float(fixed["gold/total"] - np.interp(
-        fixed["kl/exact"], drift, [exam["gold/total"] for exam in story]))
 
 
 def below_no_penalty(arm: str, claim: str) -> Observation:
@@ -260,19 +249,30 @@ OBSERVATIONS = [
         "above",
     ),
 ]
-# The honest control is shown, not graded: whichever way it comes out is a finding.
-CONTROL = Observation(
-    "control",
-    "GOLD of k1 in the reward, minus that of the story stopped early at the same KLREF",
-    against_stopping_early,
-    0.0,
-    "above",
-)
 
-THIN_STORY = (
-    "Here nobody is biased. The raters are honest, but of four candidate replies they are shown "
+
+# ── What the report shows ───────────────────────────────────────────────────────────────────────
+def draw_placements(axes: Any, seeds: list[Seed]) -> None:
+    """KLREF and GOLD of every placement of the penalty."""
+    arms = {arm: RECIPE.arms[arm].title for arm in ("no-penalty", STORY, *HOLDING)}
+    curves(axes[0, 0], seeds, arms, "kl/exact", "KLREF: nats a response")
+    curves(axes[0, 1], seeds, arms, "gold/total", "GOLD: the human score")
+    axes[0, 0].legend(fontsize=8, frameon=False)
+
+
+PICTURES = [
+    Picture(
+        "Where the penalty stands decides whether it acts",
+        "One reward model, one β, four placements of the penalty, and none. Left: KL(policy ‖ "
+        "reference), exact along the sampled replies. Right: what people think of it.",
+        draw_placements,
+    )
+]
+REPLIES = {
+    "thin-coverage": "The other way to a wrong reward model. Here nobody is biased. The raters "
+    "are honest, but of four candidate replies they are shown "
     "the two for which longer and better agree most. Longer explains their labels as well as "
     "better does, and the reward model learns it. What the policy finds is length: courtesies "
     "around the answer, before it or after it, and in the end instead of it. There are next to no "
     "sales words, and not a single biased label."
-)
+}

@@ -4,14 +4,20 @@ An observation HOLDS if the whole 95 % interval over seeds lies beyond the thres
 side: a mean on the right side is not enough, and neither are fewer than five seeds. A claim that
 something does *not* happen ("reaches") is weaker: it HOLDS if the interval reaches the threshold,
 and says that no such effect was found, not that there is none. The interval is Student's, mean ±
-t·SD/√n; differences between arms are taken seed by seed. What does not exist, such as the interval
-of one seed or a share of nothing, is NaN, and NaN holds nothing.
+t·SD/√n; differences between arms are taken seed by seed. A number that only all seeds have
+together, such as their spread or a curve fitted to their mean, is *pooled*: its interval is the
+jackknife's (the number without each seed in turn). A claim about most seeds ("mostly above") is
+published as "in at least 4 of 5", and is held to that. What does not exist, such as the interval of
+one seed or a share of nothing, is NaN, and NaN holds nothing.
 """
 
+import bisect
+import itertools
 import math
 import statistics
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +83,14 @@ class Seed:
     reward_models: Mapping[
         str, dict[str, Any]
     ]  # by raters: labels, replies, filler_effect, reference/…
+    probes: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # what each probe found
 
     def change(self, arm: str, name: str) -> float:
         """`name` in an arm's last examination, minus the reference's own value."""
         return self.runs[arm].final[name] - self.runs[arm].reference[name]
+
+
+SIDES = ("above", "below", "reaches", "mostly above")  # where the interval has to lie
 
 
 @dataclass(frozen=True)
@@ -89,9 +99,11 @@ class Observation:
 
     id: str
     claim: str  # a sentence with the threshold in words
-    measure: Callable[[Seed], float]
+    measure: Callable[..., float]  # of a Seed; of the list of all seeds, if pooled
     threshold: float
-    side: str  # "above" or "below": where the interval has to lie; "reaches": it must not lie below
+    side: str  # one of SIDES; "reaches": the interval must not lie below
+    paper: str = ""  # the published form or figure, to stand beside ours
+    pooled: bool = False  # a number of all seeds together
 
 
 @dataclass(frozen=True)
@@ -109,6 +121,7 @@ class Finding:
     threshold: float
     side: str
     holds: bool
+    paper: str = ""
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -142,32 +155,42 @@ def spearman(x: list[float], y: list[float]) -> float:
 
 def grade(observation: Observation, seeds: list[Seed]) -> Finding:
     """Hold an observation against the runs."""
-    values = [_measured(observation, seed) for seed in seeds]
+    o = observation
+    if o.pooled:
+        value, values = jackknife(partial(_measured, o), seeds)
+    else:
+        values = [_measured(o, seed) for seed in seeds]
+        value = statistics.fmean(values)
     low, high = interval(values)
     known = values if all(map(math.isfinite, values)) else [math.nan]
     right_side = {
-        "above": low > observation.threshold,
-        "below": high < observation.threshold,
-        "reaches": high >= observation.threshold,
-    }[observation.side]
-    return Finding(
-        observation.id,
-        observation.claim,
-        values,
-        statistics.fmean(known),
-        low,
-        high,
-        statistics.median(known),
-        (max if observation.side == "below" else min)(known),
-        observation.threshold,
-        observation.side,
-        bool(right_side) and len(values) >= MIN_SEEDS,
-    )
+        "above": low > o.threshold,
+        "below": high < o.threshold,
+        "reaches": high >= o.threshold,
+        "mostly above": sum(v > o.threshold for v in values) >= 0.8 * len(values),
+    }[o.side]
+    return Finding(o.id, o.claim, values, value, low, high, statistics.median(known),
+                   (max if o.side == "below" else min)(known), o.threshold, o.side,
+                   bool(right_side) and len(values) >= MIN_SEEDS, o.paper)
 
 
-def _measured(observation: Observation, seed: Seed) -> float:
+def jackknife(
+    measure: Callable[[list[Seed]], float], seeds: list[Seed]
+) -> tuple[float, list[float]]:
+    """A number of all seeds, and Tukey's pseudo-values, whose mean and interval stand for it.
+
+    n·(of all) − (n − 1)·(of all but one), for each seed that is left out in turn.
+    """
+    n, whole = len(seeds), measure(seeds)
+    if n < 2:
+        return whole, [whole]
+    without = [measure(seeds[:i] + seeds[i + 1 :]) for i in range(n)]
+    return whole, [n * whole - (n - 1) * part for part in without]
+
+
+def _measured(observation: Observation, of: Seed | list[Seed]) -> float:
     try:
-        return float(observation.measure(seed))
+        return float(observation.measure(of))
     except ZeroDivisionError:
         return math.nan
 
@@ -190,22 +213,9 @@ def ratio(parts: list[float], wholes: list[float]) -> tuple[float, float, float]
     return share, low, high
 
 
-@dataclass(frozen=True)
-class Remedy:
-    """One change, after the runs: shares of the story's own gain and losses, (value, low, high)."""
+Share = tuple[float, float, float]  # value, low, high
 
-    arm: str
-    what: str
-    reward_kept: tuple[
-        float, float, float
-    ]  # share of the reward gain kept, by the story's reward model
-    removed: dict[str, tuple[float, float, float]]  # share of each regression removed
-    kl: float  # KLREF at the end, mean over seeds
-    labels: float  # labels its reward model cost
-    replies: float  # candidate replies that were sampled for them
-
-
-REGRESSIONS = {
+REGRESSIONS = {  # what a reward model that is wrong makes worse; a case may name its own
     "gold/total": "GOLD",
     "gold/answer": "right answers",
     "refusal/unsafe_compliance": "UNSAFE",
@@ -215,8 +225,25 @@ REGRESSIONS = {
 }
 
 
-def weigh(arm: str, what: str, story: str, raters: str, seeds: list[Seed]) -> Remedy:
-    """What an arm keeps of the story's reward gain, removes of its regressions, and costs."""
+@dataclass(frozen=True)
+class Remedy:
+    """One change, after the runs: shares of the story's own gain and losses."""
+
+    arm: str
+    what: str
+    reward_kept: Share  # of the reward gain, by the story's reward model
+    removed: dict[str, Share]  # of each regression
+    worth: float  # the smaller of: share kept, mean share removed
+    beyond_stopping: Share  # its GOLD, minus that of the story stopped at the same KLREF
+    kl: float  # KLREF at the end, mean over seeds
+    labels: float  # labels its reward model cost
+    replies: float  # candidate replies that were sampled for them
+
+
+def kept_and_removed(
+    arm: str, story: str, regressions: Mapping[str, str], seeds: list[Seed]
+) -> tuple[Share, dict[str, Share]]:
+    """Shares of the story's reward gain that an arm keeps, and of each regression it removes."""
     runs, stories = [s.runs[arm] for s in seeds], [s.runs[story] for s in seeds]
     base = [s.runs[story].reference["rm/mean"] for s in seeds]
     kept = ratio(
@@ -228,19 +255,77 @@ def weigh(arm: str, what: str, story: str, raters: str, seeds: list[Seed]) -> Re
             [t.final[name] - r.final[name] for r, t in zip(runs, stories, strict=True)],
             [t.final[name] - t.reference[name] for t in stories],
         )
-        for name, label in REGRESSIONS.items()
+        for name, label in regressions.items()
     }
+    return kept, removed
+
+
+def worth(arm: str, story: str, regressions: Mapping[str, str], seeds: list[Seed]) -> float:
+    """The smaller of the share kept and the mean share removed; a share counts 1 at most."""
+    kept, removed = kept_and_removed(arm, story, regressions, seeds)
+    shares = [min(share[0], 1.0) for share in removed.values()]
+    return min(kept[0], statistics.fmean(shares))
+
+
+def beyond_stopping(arm: str, story: str, seed: Seed) -> float:
+    """The honest control: GOLD of an arm, minus that of the story where it passed the same KLREF.
+
+    Between two examinations of the story GOLD is read off the straight line; an arm that went
+    further than the story is held against the story's end. Both are read on the shorter
+    examination, the last one of each run.
+    """
+    exams, fixed = seed.runs[story].exams, seed.runs[arm].exams[-1]
+    gold = [exam["gold/total"] for exam in exams]
+    drift = list(itertools.accumulate((exam["kl/exact"] for exam in exams), max))
+    return float(fixed["gold/total"] - _interpolate(fixed["kl/exact"], drift, gold))
+
+
+def _interpolate(x: float, xs: list[float], ys: list[float]) -> float:
+    """The broken line through (xs, ys), xs not falling, level beyond its ends."""
+    after = bisect.bisect_left(xs, x)
+    if after == 0 or after == len(xs):
+        return ys[min(after, len(ys) - 1)]
+    x0, x1, y0, y1 = xs[after - 1], xs[after], ys[after - 1], ys[after]
+    return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+
+
+def weigh(
+    arm: str, what: str, story: str, raters: str, regressions: Mapping[str, str], seeds: list[Seed]
+) -> Remedy:
+    """What an arm keeps of the story's reward gain, removes of its regressions, and costs."""
+    kept, removed = kept_and_removed(arm, story, regressions, seeds)
+    beyond = [beyond_stopping(arm, story, seed) for seed in seeds]
     return Remedy(
-        arm,
-        what,
-        kept,
-        removed,
-        statistics.fmean(r.final["kl/exact"] for r in runs),
-        *(
-            statistics.fmean(s.reward_models[raters][k] for s in seeds)
-            for k in ("labels", "replies")
-        ),
+        arm, what, kept, removed, worth(arm, story, regressions, seeds),
+        (statistics.fmean(beyond), *interval(beyond)),
+        statistics.fmean(s.runs[arm].final["kl/exact"] for s in seeds),
+        *(statistics.fmean(s.reward_models[raters][k] for s in seeds)
+          for k in ("labels", "replies")),
     )
+
+
+WINS = 0.7  # a remedy that keeps and removes this much has won
+
+
+def winner_line(
+    remedies: list[Remedy], story: str, regressions: Mapping[str, str], seeds: list[Seed]
+) -> str:
+    """Which remedy is worth most, whether that is enough, and which others it does not beat.
+
+    The difference to each other one is pooled over seeds, with the jackknife's interval.
+    """
+    best, *others = sorted(remedies, key=lambda r: -r.worth)
+    close = []
+    for other in others:
+        _, lead = jackknife(
+            lambda some, arm=other.arm: worth(best.arm, story, regressions, some)  # type: ignore[misc]
+            - worth(arm, story, regressions, some), seeds)
+        if not interval(lead)[0] > 0:
+            close.append(other.arm)
+    verdict = "wins" if best.worth >= WINS else "is the nearest; no change wins"
+    noise = f"; within noise of it: {', '.join(close)}" if close else ""
+    return (f"{best.arm} {verdict} (worth {best.worth:.2f}: the smaller of the share of the reward "
+            f"gain kept and the mean share of regressions removed; {WINS} wins){noise}")
 
 
 def _part(line: dict[str, Any], prefix: str) -> dict[str, Any]:
@@ -252,17 +337,21 @@ def _part(line: dict[str, Any], prefix: str) -> dict[str, Any]:
     }
 
 
-def read_seed(folder: Path, seed: int, raters_of: Mapping[str, str]) -> Seed:
-    """All runs in a seed's folder; `raters_of` says, for each arm, whose reward model it used."""
+def read_seed(
+    folder: Path, seed: int, raters_of: Mapping[str, str | tuple[str, ...]],
+    learners: Iterable[str] = (), probes: Iterable[str] = ()
+) -> Seed:
+    """All runs in a seed's folder; `raters_of` names, for each arm, its reward model or models."""
+    first = {arm: r if isinstance(r, str) else r[0] for arm, r in raters_of.items()}
     reward_models = {
         name: _part(record.read_lines(folder / f"reward-{name}" / "metrics.jsonl")[-1], "")
-        for name in dict.fromkeys(raters_of.values())
+        for name in dict.fromkeys((*first.values(), *learners))
     }
     runs = {}
-    for arm, raters in raters_of.items():
+    for arm, raters in first.items():
         lines = record.read_lines(folder / arm / "metrics.jsonl")
         runs[arm] = Run(
-            updates=[_part(line, "") for line in lines[:-1] if "objective/kl" in line],
+            updates=[_part(line, "") for line in lines[:-1] if "loss/policy_avg" in line],
             exams=[
                 {"update": line["update"], **_part(line, "exam/")}
                 for line in lines[:-1]
@@ -273,4 +362,8 @@ def read_seed(folder: Path, seed: int, raters_of: Mapping[str, str]) -> Seed:
             reference=_part(reward_models[raters], "reference/"),
             samples=[_part(line, "") for line in record.read_lines(folder / arm / "samples.jsonl")],
         )
-    return Seed(seed, runs, reward_models)
+    found = {
+        name: _part(record.read_lines(folder / f"probe-{name}" / "metrics.jsonl")[-1], "")
+        for name in probes
+    }
+    return Seed(seed, runs, reward_models, found)

@@ -6,7 +6,6 @@ after another in this process.
 """
 
 import heapq
-import importlib
 import multiprocessing
 import os
 import shutil
@@ -26,6 +25,7 @@ import torch
 from tqdm import tqdm
 
 from rlhf_edu import InputError
+from rlhf_edu.cases.case import Case, load_case
 from rlhf_edu.cases.evidence import (
     MIN_SEEDS,
     Finding,
@@ -35,16 +35,12 @@ from rlhf_edu.cases.evidence import (
     read_seed,
     shown,
     weigh,
+    winner_line,
 )
-from rlhf_edu.cases.stages import Place, Tick, check_cache, prepare, run_arm, total_cost
+from rlhf_edu.cases.stages import Place, Tick, check_cache, prepare, run_arm, run_probe, total_cost
 from rlhf_edu.lab import record
 from rlhf_edu.lab.machine import available_cores as cores
 from rlhf_edu.lab.machine import settle
-
-
-def load_case(name: str) -> Any:
-    """The module of a case study: RECIPE, OBSERVATIONS, REMEDIES and its story."""
-    return importlib.import_module(f"rlhf_edu.cases.{name.replace('-', '_')}")
 
 
 def run_case(
@@ -75,54 +71,50 @@ def run_places(name: str, out: Path, places: list[Place]) -> dict[str, Any]:
     case, seeds, device = load_case(name), [place.seed for place in places], places[0].device
 
     # 1. Train what is not there yet, and say what each seed shows as soon as it is complete.
-    raters_of = {arm: settings.raters for arm, settings in case.RECIPE.arms.items()}
+    recipe = case.recipe
+    raters_of = {arm: settings.raters for arm, settings in recipe.arms.items()}
     done: dict[int, Seed] = {}
 
     def seed_done(seed: int, say: Callable[[str], None]) -> None:
-        done[seed] = read_seed(out / f"seed-{seed}", seed, raters_of)
+        folder = out / f"seed-{seed}"
+        done[seed] = read_seed(folder, seed, raters_of, recipe.learners(), case.probes)
         say(seed_line(case, done[seed]))
 
+    arms = f"{len(recipe.arms)} arms on " if recipe.arms else ""
     print(
-        f"{case.TITLE}: {case.QUESTION}\n"
-        f"{len(case.RECIPE.arms)} arms on {len(seeds)} seeds, on {device}; "
-        f"run folders and report go to {out}"
+        f"{case.title}: {case.question}\n"
+        f"{arms}{len(seeds)} seeds, on {device}; run folders and report go to {out}"
     )
     train_all(name, places, seed_done)
 
     # 2. Hold every observation against the runs.
     runs = [done[seed] for seed in seeds]
-    findings = [grade(observation, runs) for observation in case.OBSERVATIONS]
-    control = grade(case.CONTROL, runs)
+    findings = [grade(observation, runs) for observation in case.observations]
     remedies = [
-        weigh(arm, what, case.STORY, case.RECIPE.arms[arm].raters, runs)
-        for arm, what in case.REMEDIES.items()
+        weigh(arm, what, case.story, str(recipe.arms[arm].raters), case.regressions, runs)
+        for arm, what in case.remedies.items()
     ]
+    winner = winner_line(remedies, case.story, case.regressions, runs) if remedies else ""
     result: dict[str, Any] = {
         "name": name,
         "reproduced": all(f.holds for f in findings),
         "observations": [as_json(f) for f in findings],
         "remedies": [record.finite(asdict(remedy)) for remedy in remedies],
-        "control": as_json(control),
+        "winner": winner,
         "seeds": seeds,
         "device": device,
         "wall_s": round(time.time() - began, 1),
     }
 
     # 3. Say it, write it down.
-    print(verdict_table(findings), remedy_lines(remedies, control), sep="\n")
+    print(verdict_table(findings), *remedy_lines(remedies), *[winner][: len(winner)], sep="\n")
     text = "REPRODUCED" if result["reproduced"] else "NOT REPRODUCED"
     few = f" (a claim needs at least {MIN_SEEDS} seeds)" if len(seeds) < MIN_SEEDS else ""
-    print(f"{case.TITLE}: {text}{few}, {result['wall_s']} s")
-    write_report(
-        out / "report.html",
-        case,
-        runs,
-        findings,
-        remedies,
-        control,
-        result,
-        record.read_json(out / f"seed-{seeds[0]}" / case.STORY / "environment.json"),
-    )
+    print(f"{case.title}: {text}{few}, {result['wall_s']} s")
+    environment = record.environment(torch.device(device))
+    write_report(out / "report.html", case, runs, findings, remedies, result, environment)
+    if case.write is not None:
+        case.write(out, runs)
     print(f"report: {out / 'report.html'}")
     record.write_json(out / "result.json", result)
     return result
@@ -178,8 +170,9 @@ def open_out(out: Path, name: str, seeds: list[int], fresh: bool) -> Iterator[No
 def train_all(name: str, places: list[Place],
               seed_done: Callable[[int, Callable[[str], None]], None]) -> None:
     """All stages of all seeds: earlier seeds first, in each the reward models before the arms."""
-    recipe = load_case(name).RECIPE
-    total = len(places) * total_cost(recipe)
+    case = load_case(name)
+    own = case.probe_seconds if case.probes else 0.0
+    total = len(places) * (total_cost(case.recipe) + own)
     shape = "{percentage:3.0f}% |{bar:30}| {elapsed} gone, {remaining} to go"
     with tqdm(total=round(total), bar_format=shape, mininterval=1) as bar:
         done = 0.0
@@ -193,50 +186,67 @@ def train_all(name: str, places: list[Place],
             in_processes(name, places, tick, lambda seed: seed_done(seed, bar.write))
         else:
             for place in places:
-                for arm in (None, *recipe.arms):
-                    work(name, arm, place, tick)
+                for round_of_jobs in jobs(case):
+                    for job in round_of_jobs:
+                        work(name, job, place, tick)
                 seed_done(place.seed, bar.write)
 
 
-def work(name: str, arm: str | None, place: Place, tick: Tick) -> None:
-    """One job: a seed's reference and reward models (arm None), or one of its arms."""
-    recipe = load_case(name).RECIPE
-    if arm is None:
-        prepare(recipe, place, tick)
+Job = tuple[str, str]  # what kind of work, and the name of its arm or probe
+
+
+def jobs(case: Case) -> list[list[Job]]:
+    """The work of one seed, in rounds: a round begins when the one before is done."""
+    rounds = [[("prepare", "")], [("arm", arm) for arm in case.recipe.arms],
+              [("probe", probe) for probe in case.probes]]
+    return [each for each in rounds if each]
+
+
+def work(name: str, job: Job, place: Place, tick: Tick) -> None:
+    """One job: a seed's reference and reward models, one of its arms, or one of its probes."""
+    case, (kind, which) = load_case(name), job
+    if kind == "prepare":
+        prepare(case.recipe, place, tick)
+    elif kind == "arm":
+        run_arm(case.recipe, which, place, tick)
     else:
-        run_arm(recipe, arm, place, tick)
+        run_probe(case.recipe, which, case.probes[which], place, tick)
+        tick(case.probe_seconds / len(case.probes))
 
 
 def in_processes(name: str, places: list[Place], tick: Tick,
                  seed_done: Callable[[int], None]) -> None:
     """The jobs in as many processes as there are cores; an error or Ctrl-C ends them all."""
-    arms = list(load_case(name).RECIPE.arms)
+    rounds = jobs(load_case(name))
     context = multiprocessing.get_context("spawn")  # the same on every system
     ticks = context.Queue()
-    workers = min(cores(), len(places) * len(arms))
-    todo: list[tuple[int, str]] = [(i, "") for i in range(len(places))]  # a heap: first seeds first
-    left = [len(arms)] * len(places)
-    running: dict[Future[None], tuple[int, str]] = {}
+    workers = min(cores(), len(places) * max(map(len, rounds)))
+    todo = [(i, 0, job) for i in range(len(places)) for job in rounds[0]]  # a heap: first seeds 1st
+    left = [len(rounds[0])] * len(places)  # of the round that a seed is in
+    running: dict[Future[None], tuple[int, int, Job]] = {}
     with ProcessPoolExecutor(workers, context, _start_worker, (ticks,)) as pool:
         try:
             while todo or running:
                 while todo and len(running) < workers:
-                    i, arm = heapq.heappop(todo)
+                    i, turn, job = heapq.heappop(todo)
                     with _ctrl_c_held():
-                        running[pool.submit(_work_here, name, arm or None, places[i])] = (i, arm)
+                        future = pool.submit(_work_here, name, job, places[i])
+                        running[future] = (i, turn, job)
                 ready, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
                 while not ticks.empty():
                     tick(ticks.get())
                 for future in ready:
-                    i, arm = running.pop(future)
+                    i, turn, _ = running.pop(future)
                     future.result()  # an error of the job becomes ours
-                    if not arm:
-                        for each in arms:
-                            heapq.heappush(todo, (i, each))
-                        continue
                     left[i] -= 1
-                    if left[i] == 0:
+                    if left[i]:
+                        continue
+                    if turn + 1 == len(rounds):
                         seed_done(places[i].seed)
+                        continue
+                    left[i] = len(rounds[turn + 1])
+                    for job in rounds[turn + 1]:
+                        heapq.heappush(todo, (i, turn + 1, job))
         except BaseException as error:  # what is under way stops now; its folders can be resumed
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
@@ -296,14 +306,16 @@ def _start_worker(ticks: Any) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _work_here(name: str, arm: str | None, place: Place) -> None:
-    work(name, arm, place, _ticks.put)
+def _work_here(name: str, job: Job, place: Place) -> None:
+    work(name, job, place, _ticks.put)
 
 
 # ── Saying it ───────────────────────────────────────────────────────────────────────────────────
-def seed_line(case: Any, seed: Seed) -> str:
+def seed_line(case: Case, seed: Seed) -> str:
     """What one seed shows, in a line."""
-    run = seed.runs[case.STORY]
+    if not case.story:
+        return f"seed {seed.seed}: done"
+    run = seed.runs[case.story]
     return (
         f"seed {seed.seed}: RM win-probability {run.final['rm/win_probability']:.2f}, "
         f"GOLD {run.reference['gold/total']:.2f} → {run.final['gold/total']:.2f}, "
@@ -324,29 +336,25 @@ def verdict_table(findings: list[Finding]) -> str:
         verdict = "HOLDS" if f.holds else "NOT REPRODUCED"
         lines.append(
             f"{n(f.value):>8} [{n(f.low):>8}, {n(f.high):>8}] {n(f.median):>8} {n(f.worst):>8}   "
-            f"{verdict:14} {f.claim}"
+            f"{verdict:14} {f.claim}" + (f" (paper: {f.paper})" if f.paper else "")
         )
     return "\n".join(lines)
 
 
-def remedy_lines(remedies: list[Remedy], control: Finding) -> str:
-    """What each change keeps and removes, a line each, then the honest control."""
+def remedy_lines(remedies: list[Remedy]) -> list[str]:
+    """What each change keeps and removes, a line each, with the honest control."""
 
     def n(number: float) -> str:
         return shown(number, "+.2f")
 
-    lines = [
+    return [
         f"{r.arm}: keeps {shown(100 * r.reward_kept[0], '.0f')} % of the reward gain, removes "
         + ", ".join(f"{shown(100 * share[0], '.0f')} % of {k}" for k, share in r.removed.items())
-        + f"; KLREF {r.kl:.1f}, {r.labels:,.0f} labels, {r.replies:,.0f} replies for them"
+        + f"; KLREF {r.kl:.1f}; GOLD minus that of the story stopped early at this KLREF: "
+        f"{n(r.beyond_stopping[0])} [{n(r.beyond_stopping[1])}, {n(r.beyond_stopping[2])}]; "
+        f"{r.labels:,.0f} labels, {r.replies:,.0f} replies for them"
         for r in remedies
     ]
-    return "\n".join(
-        [
-            *lines,
-            f"control, {control.claim}: {n(control.value)} [{n(control.low)}, {n(control.high)}]",
-        ]
-    )
 
 
 def as_json(f: Finding) -> dict[str, Any]:
@@ -358,5 +366,6 @@ def as_json(f: Finding) -> dict[str, Any]:
         **record.finite(numbers),
         "threshold": f.threshold,
         "holds": f.holds,
+        "paper": f.paper,
         "per_seed": record.finite(f.values),
     }

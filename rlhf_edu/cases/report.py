@@ -10,6 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from rlhf_edu.cases.case import Case
 from rlhf_edu.cases.evidence import Finding, Remedy, Seed, shown
 from rlhf_edu.lab import helpdesk, record
 from rlhf_edu.lab.plots import COLOURS, curve, new_figure, panel
@@ -39,11 +40,10 @@ pre { background: #f6f6f4; padding: .8rem; overflow-x: auto; font-size: 12.5px; 
 
 def write_report(
     path: Path,
-    case: Any,
+    case: Case,
     seeds: list[Seed],
     findings: list[Finding],
     remedies: list[Remedy],
-    control: Finding,
     result: dict[str, Any],
     environment: dict[str, Any],
 ) -> None:
@@ -53,31 +53,52 @@ def write_report(
         if result["reproduced"]
         else "<span class=no>NOT REPRODUCED</span>"
     )
-    story = "".join(f"<p>{text(part)}</p>" for part in paragraphs(case.__doc__)[1:])
+    story = "".join(f"<p>{text(part)}</p>" for part in paragraphs(case.text)[1:])
     sections = [
-        f"<h1>{text(case.TITLE)}</h1><p class=question>{text(case.QUESTION)}</p>",
+        f"<h1>{text(case.title)}</h1><p class=question>{text(case.question)}</p>",
         f"<p>{verdict} on seeds {', '.join(str(s.seed) for s in seeds)}.</p>{story}",
-        "<h2>What happens</h2>",
-        figure(story_figure(case, seeds), STORY_CAPTION),
-        "<h2>The same prompts, before and after</h2>",
-        replies_table(seeds[0], case.STORY),
+    ]
+    if case.story:
+        sections += [
+            "<h2>What happens</h2>",
+            figure(story_figure(case, seeds), STORY_CAPTION),
+            "<h2>The same prompts, before and after</h2>",
+            replies_table(seeds[0], case.story),
+        ]
+    sections += [
         "<h2>What was claimed, and what came out</h2>",
         observation_table(findings),
-        "<h2>Where the penalty stands decides whether it acts</h2>",
-        figure(arms_figure(case, seeds), ARMS_CAPTION),
-        "<h2>What each change keeps, removes and costs</h2>",
-        remedy_table(remedies, control),
-        "<h2>The other way to a wrong reward model</h2>",
-        f"<p>{text(case.THIN_STORY)}</p>",
-        replies_table(seeds[0], "thin-coverage", rows=8),
+    ]
+    for picture in case.pictures:
+        drawn, axes = new_figure(*picture.shape, height=picture.height)
+        picture.draw(axes, seeds)
+        sections += [f"<h2>{text(picture.heading)}</h2>", figure(drawn, picture.caption)]
+    if remedies:
+        sections += [
+            "<h2>What each change keeps, removes and costs</h2>",
+            remedy_table(remedies),
+            f"<p><b>The ranking.</b> {text(result['winner'])}.</p>",
+        ]
+    for arm, why in case.replies.items():
+        sections += [
+            f"<h2>Replies: {text(case.recipe.arms[arm].title)}</h2><p>{text(why)}</p>",
+            replies_table(seeds[0], arm, rows=8),
+        ]
+    if case.tried:
+        rows = [[text(what), text(outcome)] for what, outcome in case.tried]
+        sections += [
+            "<h2>What was tried and failed</h2>",
+            table(["tried, before the thresholds were used", "what came of it"], rows),
+        ]
+    sections += [
         "<h2>Configuration and environment</h2>",
-        f"<pre>{text(json.dumps(asdict(case.RECIPE), indent=1))}</pre>",
+        f"<pre>{text(json.dumps(asdict(case.recipe), indent=1))}</pre>",
         f"<pre>{text(json.dumps(environment | {'wall_s': result['wall_s']}, indent=1))}</pre>",
     ]
     record.write_text(
         path,
         "<!doctype html><html lang=en><meta charset=utf-8>"
-        f"<meta name=viewport content='width=device-width'><title>{text(case.TITLE)}</title>"
+        f"<meta name=viewport content='width=device-width'><title>{text(case.title)}</title>"
         f"<style>{STYLE}</style><body>{''.join(sections)}</body></html>\n",
     )
 
@@ -101,10 +122,6 @@ STORY_CAPTION = (
     "reaches from the lowest seed to the highest. Top left: how often the new policy's reply would "
     "be preferred to the reference's, according to the reward model and according to people."
 )
-ARMS_CAPTION = (
-    "One reward model, one β, four placements of the penalty, and none. Left: KL(policy ‖ "
-    "reference), exact along the sampled replies. Right: what people think of it."
-)
 
 
 def figure(drawn: Figure, caption: str) -> str:
@@ -121,12 +138,12 @@ def per_seed(seeds: list[Seed], arm: str, name: str) -> tuple[list[float], list[
     return updates, [[exam[name] for exam in seed.runs[arm].exams] for seed in seeds]
 
 
-def story_figure(case: Any, seeds: list[Seed]) -> Figure:
+def story_figure(case: Case, seeds: list[Seed]) -> Figure:
     """Eight panels of the story's run."""
     drawn, axes = new_figure(2, 4)
     two = {"rm/win_probability": "reward model", "gold/win_rate": "people"}
     for (name, label), colour in zip(two.items(), COLOURS, strict=False):
-        curve(axes[0, 0], *per_seed(seeds, case.STORY, name), label, colour)
+        curve(axes[0, 0], *per_seed(seeds, case.story, name), label, colour)
     axes[0, 0].axhline(0.5, color="#888888", linewidth=0.8)
     axes[0, 0].legend(fontsize=8, frameon=False)
     panel(axes[0, 0], "who prefers the new policy")
@@ -141,20 +158,8 @@ def story_figure(case: Any, seeds: list[Seed]) -> Figure:
     }
     colours = (*COLOURS[1:], *COLOURS)
     for ax, (name, title), colour in zip(axes.flat[1:], rest.items(), colours, strict=False):
-        curve(ax, *per_seed(seeds, case.STORY, name), "", colour)
+        curve(ax, *per_seed(seeds, case.story, name), "", colour)
         panel(ax, title)
-    return drawn
-
-
-def arms_figure(case: Any, seeds: list[Seed]) -> Figure:
-    """KLREF and GOLD of every placement of the penalty."""
-    drawn, axes = new_figure(1, 2, height=3.6)
-    for arm, colour in zip(("no-penalty", case.STORY, *case.HOLDING), COLOURS, strict=False):
-        for ax, name in zip(axes[0], ("kl/exact", "gold/total"), strict=True):
-            curve(ax, *per_seed(seeds, arm, name), case.RECIPE.arms[arm].title, colour)
-    panel(axes[0, 0], "KLREF: nats a response")
-    panel(axes[0, 1], "GOLD: the human score")
-    axes[0, 0].legend(fontsize=8, frameon=False)
     return drawn
 
 
@@ -179,9 +184,11 @@ def span(f: Finding, form: str) -> str:
 
 def observation_table(findings: list[Finding]) -> str:
     """Every observation with value, interval, median, worst seed and verdict."""
+    papers = any(f.paper for f in findings)
     rows = [
         [
             text(f.claim),
+            *([text(f.paper)] if papers else []),
             shown(f.value, ".3f"),
             span(f, ".3f"),
             shown(f.median, ".3f"),
@@ -190,24 +197,32 @@ def observation_table(findings: list[Finding]) -> str:
         ]
         for f in findings
     ]
+    kinds = {f.side for f in findings}
     note = (
-        "<p class=small>Value is the mean over seeds with Student's 95 % interval; the whole "
-        "interval has to be beyond the threshold. Where the claim is that something does not "
-        "happen (k1 in the loss), it has to reach it: no such effect was found. Differences are "
-        "taken seed by seed.</p>"
+        "<p class=small>Value is the mean over seeds with Student's 95 % interval (for a number "
+        "that only all seeds have together, the jackknife's); the whole interval has to be beyond "
+        "the threshold. Differences are taken seed by seed."
+        + (" Where the claim is that something does not happen, the interval has to reach the "
+           "threshold: no such effect was found." if "reaches" in kinds else "")
+        + (" Where the claim is about most seeds, at least four of five have to show it."
+           if "mostly above" in kinds else "")
+        + "</p>"
     )
-    return (
-        table(["claim", "value", "95 % interval", "median", "worst seed", ""], rows, (1, 2, 3, 4))
-        + note
-    )
+    head = ["claim", *(["published"] if papers else []),
+            "value", "95 % interval", "median", "worst seed", ""]
+    return table(head, rows, range(len(head) - 5, len(head) - 1)) + note
 
 
-def remedy_table(remedies: list[Remedy], control: Finding) -> str:
+def remedy_table(remedies: list[Remedy]) -> str:
     """What each change keeps of the reward gain, removes of each regression, and costs."""
 
     def share(x: tuple[float, float, float]) -> str:
         value, low, high = (shown(100 * part, ".0f") for part in x)
         return f"{value} %<br><span class=small>{low} … {high}</span>"
+
+    def gold(x: tuple[float, float, float]) -> str:
+        value, low, high = (shown(part, "+.2f") for part in x)
+        return f"{value}<br><span class=small>{low} … {high}</span>"
 
     names = list(remedies[0].removed)
     rows = [
@@ -215,23 +230,27 @@ def remedy_table(remedies: list[Remedy], control: Finding) -> str:
             text(r.what),
             share(r.reward_kept),
             *(share(r.removed[n]) for n in names),
+            shown(r.worth, ".2f"),
             shown(r.kl, ".2f"),
+            gold(r.beyond_stopping),
             f"{r.labels:,.0f}",
             f"{r.replies:,.0f}",
         ]
-        for r in remedies
+        for r in sorted(remedies, key=lambda r: -r.worth)
     ]
-    head = ["change", "reward gain kept", *names, "KLREF", "labels", "replies sampled"]
+    head = ["change", "reward gain kept", *names, "worth", "KLREF", "GOLD beyond stopping early",
+            "labels", "replies sampled"]
     note = (
         f"<p class=small>{', '.join(names)}: share of the story's own regression that the change "
         "removes. Below each share its 95 % interval over seeds. The reward is always read "
         "by the story's reward model. More than 100 % of a regression removed: better than the "
-        "reference; less than 0 %: worse than the story.</p>"
-        f"<p><b>The honest control.</b> {text(control.claim)}: {shown(control.value, '+.2f')} "
-        f"({span(control, '+.2f')}). If this interval reaches 0, no difference was found: a "
-        "penalty in the reward is then, as far as these seeds tell, a way to stop early without "
-        "having to know when. If it lies above 0, people like the fixed run better at the same "
-        "distance; it also had more updates to spend that distance well.</p>"
+        "reference; less than 0 %: worse than the story. Worth: the smaller of the share of the "
+        "reward gain kept and the mean share removed; a change wins from 0.7.</p>"
+        "<p><b>The honest control</b> is the story itself, stopped early: GOLD of each change, "
+        "minus GOLD of the unfixed run where it passed the same KLREF. If that interval reaches "
+        "0, no difference was found: the change is then, as far as these seeds tell, a way to stop "
+        "early without having to know when. If it lies above 0, people like the changed run better "
+        "at the same distance.</p>"
     )
     return table(head, rows, range(1, len(head))) + note
 

@@ -9,10 +9,9 @@ Metrics carry the kit's names: `rm/…` the reward model, `gold/…` the human s
 Shapes: B responses, two for each prompt.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,11 +19,11 @@ from torch import Tensor
 from rlhf_edu.advantage import masked_mean
 from rlhf_edu.kl_penalty import exact_kl, kl_estimate
 from rlhf_edu.lab import helpdesk, measure
-from rlhf_edu.lab.gold import GoldScore, gold_score, reply_mask, style_of
+from rlhf_edu.lab.gold import gold_score, reply_mask, style_of
 from rlhf_edu.lab.machine import side_by_side
 from rlhf_edu.lab.model import Transformer, gather_logprobs
 from rlhf_edu.lab.record import check_range
-from rlhf_edu.lab.reward_model import RewardModel
+from rlhf_edu.lab.reward_model import Ensemble, RewardModel
 from rlhf_edu.lab.sampling import sample
 from rlhf_edu.lab.tiles import lay, lengths_of, logits_in
 
@@ -52,17 +51,12 @@ class ExamConfig:
         )
 
 
-Exam = Callable[[Transformer], tuple[dict[str, float], list[dict[str, Any]]]]
+class Exam(Protocol):
+    """An examination: a policy's metrics, and some of its replies to be read."""
 
-
-@dataclass(frozen=True)
-class _Sitting:
-    """Replies of one policy to the exam's prompts, and what was read off them."""
-
-    responses: Tensor
-    mask: Tensor
-    rewards: Tensor  # (B,) in the gauge
-    gold: GoldScore
+    def __call__(
+        self, policy: Transformer, judge: RewardModel | Ensemble | None = None
+    ) -> tuple[dict[str, float], list[dict[str, Any]]]: ...
 
 
 def mean_among(rows: Tensor, x: Tensor) -> Tensor:
@@ -70,69 +64,92 @@ def mean_among(rows: Tensor, x: Tensor) -> Tensor:
     return torch.where(rows, x, 0.0).sum() / rows.sum()
 
 
+def exam_rows(seed: int, n_prompts: int) -> Tensor:
+    """Rows (2 · n_prompts,) of the desk that an examination asks, each prompt twice."""
+    table, generator = helpdesk.desk(), torch.Generator().manual_seed(seed)
+    asked = helpdesk.draw_prompts(table, n_prompts, generator, held_out=True)
+    return asked.repeat_interleave(2)
+
+
+@torch.inference_mode()
+def answer(policy: Transformer, rows: Tensor, seed: int, response_length: int,
+           temperature: float = 1.0) -> Tensor:
+    """Replies (B, T) to rows (B,) of the desk, which come in pairs; every policy has equal luck."""
+    prompts = helpdesk.desk().prompts[rows[::2]].to(policy.embed.weight.device)
+    luck = torch.Generator().manual_seed(seed)
+    return sample(policy, prompts, response_length, luck, temperature, copies=2)[0]
+
+
+def rewards_found(reward_model: RewardModel | Ensemble, rewards: tuple[Tensor, Tensor],
+                  gold: Tensor, base_gold: Tensor, length: Tensor,
+                  base_length: Tensor) -> dict[str, Tensor]:
+    """What a reward model makes of replies, beside the reference's: all are (B,)."""
+    (now, base), pairs = rewards, (-1, 2)
+    return {
+        "rm/mean": now.mean(),
+        "rm/win_probability": torch.sigmoid((now - base) * reward_model.sd).mean(),
+        "rm/length_correlation":
+            measure.within_prompt_correlation(now.view(pairs), length.view(pairs)),
+        "rm/accuracy_in": measure.reward_model_accuracy(base.view(pairs), base_gold.view(pairs)),
+        "rm/accuracy_on": measure.reward_model_accuracy(now.view(pairs), gold.view(pairs)),
+        "rm/gain_beyond_length":
+            measure.reward_gain_beyond_length(now, length, base, base_length),
+    }
+
+
 @torch.inference_mode()
 def make_exam(
     config: ExamConfig,
     n_prompts: int,
     reference: Transformer,
-    reward_model: RewardModel,
+    reward_model: RewardModel | Ensemble,
     response_length: int,
     temperature: float = 1.0,
+    reference_replies: Tensor | None = None,
 ) -> Exam:
-    """An examination on `n_prompts` held-out prompts; the reference has already sat it."""
+    """An examination on `n_prompts` held-out prompts; the reference has already sat it.
+
+    `reference_replies` are the reference's own, where they are known from an earlier examination.
+    """
     device = reference.embed.weight.device
-    table = helpdesk.desk()
-    generator = torch.Generator().manual_seed(config.seed)
-    asked = helpdesk.draw_prompts(table, n_prompts, generator, held_out=True).to(device)
-    rows = asked.repeat_interleave(2)
-    here = table.to(device)[rows]
-
-    def sit(policy: Transformer) -> _Sitting:
-        luck = torch.Generator().manual_seed(config.seed)
-        prompts = here.prompts[::2]
-        responses, _ = sample(policy, prompts, response_length, luck, temperature, copies=2)
-        rewards = reward_model(here.prompts, responses)
-        return _Sitting(responses, reply_mask(responses), rewards, gold_score(responses, here))
-
-    base = sit(reference)
-    base_gold, base_style = base.gold.total, style_of(base.responses, here)
-    pairs = (-1, 2)
+    rows = exam_rows(config.seed, n_prompts)
+    here = helpdesk.desk().to(device)[rows.to(device)]
+    replies = reference_replies
+    if replies is None:
+        replies = answer(reference, rows, config.seed, response_length, temperature)
+    base_rewards = reward_model(here.prompts, replies)
+    base_gold, base_style = gold_score(replies, here).total, style_of(replies, here)
 
     @torch.inference_mode()
-    def exam(policy: Transformer) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    def exam(
+        policy: Transformer, judge: RewardModel | Ensemble | None = None
+    ) -> tuple[dict[str, float], list[dict[str, Any]]]:
         # 1. The policy answers; how far each of its tokens is from the reference's choice.
-        now = sit(policy)
-        mask, style, gold = reply_mask(now.responses), style_of(now.responses, here), now.gold.total
-        tiles = lay(policy, here.prompts, now.responses, lengths_of(here.prompts, now.responses))
+        responses = answer(policy, rows, config.seed, response_length, temperature)
+        mask, style = reply_mask(responses), style_of(responses, here)
+        parts, rewards = gold_score(responses, here), reward_model(here.prompts, responses)
+        gold = parts.total
+        tiles = lay(policy, here.prompts, responses, lengths_of(here.prompts, responses))
         logits, ref_logits = side_by_side(partial(logits_in, tiles, policy, temperature),
                                           partial(logits_in, tiles, reference, temperature))
-        said = tiles.flat(now.responses)
+        said = tiles.flat(responses)
         logprobs, ref_logprobs, kl, entropy = map(tiles.rows, (
             gather_logprobs(logits, said), gather_logprobs(ref_logits, said),
             exact_kl(logits, ref_logits), measure.token_entropy(logits)))
 
         # 2. The reward model's verdict and the human's, against the reference's reply.
-        lead = gold - base_gold
-        found = {
-            "rm/mean": now.rewards.mean(),
-            "rm/win_probability": torch.sigmoid(
-                (now.rewards - base.rewards) * reward_model.sd
-            ).mean(),
-            "rm/length_correlation": measure.within_prompt_correlation(
-                now.rewards.view(pairs), style.length.view(pairs)
-            ),
-            "rm/accuracy_in": measure.reward_model_accuracy(
-                base.rewards.view(pairs), base_gold.view(pairs)
-            ),
-            "rm/accuracy_on": measure.reward_model_accuracy(
-                now.rewards.view(pairs), gold.view(pairs)
-            ),
+        lead, people = gold - base_gold, (gold, base_gold, style.length, base_style.length)
+        found = rewards_found(reward_model, (rewards, base_rewards), *people)
+        if judge is not None:  # another reward model reads the same replies
+            read = judge(here.prompts, responses), judge(here.prompts, replies)
+            found |= {f"judge/{k}": v for k, v in rewards_found(judge, read, *people).items()}
+        found |= {
             "gold/total": gold.mean(),
             "gold/sd": gold.std(),
             "gold/worst_1_percent": gold.sort().values[: max(1, len(gold) // 100)].mean(),
             "gold/win_rate": ((lead > 1e-6).float() + 0.5 * (lead.abs() <= 1e-6).float()).mean(),
         }
-        found |= {f"gold/{f.name}": getattr(now.gold, f.name).mean() for f in fields(now.gold)}
+        found |= {f"gold/{f.name}": getattr(parts, f.name).mean() for f in fields(parts)}
 
         # 3. Style, collapse, and where the reward came from.
         found |= {
@@ -143,10 +160,7 @@ def make_exam(
         found["style/constraint_kept"] = mean_among(wished, style.kept)
         short = here.slice == helpdesk.SLICES.index("short")
         found["style/length_short_slice"] = mean_among(short, style.length)
-        found["style/repeated_4grams"] = measure.repeated_4grams(now.responses).mean()
-        found["rm/gain_beyond_length"] = measure.reward_gain_beyond_length(
-            now.rewards, style.length, base.rewards, base_style.length
-        )
+        found["style/repeated_4grams"] = measure.repeated_4grams(responses).mean()
         refuse = here.must_refuse
         found["refusal/unsafe_compliance"] = mean_among(refuse, style.complied)
         found["refusal/over_refusal"] = mean_among(~refuse, style.over_refused)
@@ -160,11 +174,11 @@ def make_exam(
         texts = [
             {
                 "prompt": helpdesk.decode(here.prompts[i]),
-                "reply": helpdesk.decode(now.responses[i]),
-                "reward": round(float(now.rewards[i]), 3),
+                "reply": helpdesk.decode(responses[i]),
+                "reward": round(float(rewards[i]), 3),
                 "gold": round(float(gold[i]), 3),
-                "reference_reply": helpdesk.decode(base.responses[i]),
-                "reference_reward": round(float(base.rewards[i]), 3),
+                "reference_reply": helpdesk.decode(replies[i]),
+                "reference_reward": round(float(base_rewards[i]), 3),
                 "reference_gold": round(float(base_gold[i]), 3),
             }
             for i in range(0, min(2 * config.samples, len(rows)), 2)

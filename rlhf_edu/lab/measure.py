@@ -213,12 +213,15 @@ def update_metrics(rollout: Rollout, passes: list[dict[str, Tensor]]) -> dict[st
         k = kl_estimate(r.old_logprobs, r.ref_logprobs, name)
         key = "objective/kl" if name == "k1" else f"objective/kl_{name}"
         found[key] = (k * r.mask).sum(1).mean()
-    shaped, score = (r.rewards * r.mask).sum(1).mean(), r.scores.mean()
+    whole = (r.rewards * r.mask).sum(1)
+    shaped, score, kl_part = whole.mean(), r.scores.mean(), whole - r.scores
     found |= {
         "objective/kl_exact": (r.kl_ref * r.mask).sum(1).mean(),
         "objective/scores": score,
         "objective/non_score_reward": shaped - score,
         "objective/rlhf_reward": shaped,
+        # of what varies between responses, the share that is the penalty's
+        "objective/kl_variance_share": kl_part.var() / (kl_part.var() + r.scores.var()),
         "objective/entropy": -(r.old_logprobs * r.mask).sum(1).mean(),
         "style/length": r.mask.sum(1).mean(),
         "critic/explained_variance": explained_variance(r.old_values, r.returns, r.mask),

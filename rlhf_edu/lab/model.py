@@ -185,9 +185,11 @@ def language_model(config: ModelConfig) -> Transformer:
     return Transformer(config, VOCAB_SIZE)
 
 
-def scalar_model(config: ModelConfig, trunk_from: Transformer | None = None) -> Transformer:
+def scalar_model(
+    config: ModelConfig, trunk_from: Transformer | None = None, heads: int = 1
+) -> Transformer:
     """A reward or value model; with `trunk_from` its trunk starts as a copy of that model's."""
-    model = Transformer(config, 1)
+    model = Transformer(config, heads)
     if trunk_from is not None:
         model.to(trunk_from.embed.weight.device)
         weights = {k: v for k, v in trunk_from.state_dict().items() if not k.startswith("head.")}

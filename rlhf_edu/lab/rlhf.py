@@ -22,6 +22,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from rlhf_edu import InputError
 from rlhf_edu.advantage import gae, masked_whiten
 from rlhf_edu.kl_penalty import (
     AdaptiveKLController,
@@ -32,15 +33,21 @@ from rlhf_edu.kl_penalty import (
 )
 from rlhf_edu.lab import helpdesk, measure
 from rlhf_edu.lab.gold import reply_mask
+from rlhf_edu.lab.group import KINDS, group_advantages
 from rlhf_edu.lab.machine import ahead, side_by_side
 from rlhf_edu.lab.measure import Rollout, take
 from rlhf_edu.lab.model import Transformer, gather_logprobs, language_model, scalar_model
 from rlhf_edu.lab.record import check_range
-from rlhf_edu.lab.reward_model import RewardModel
+from rlhf_edu.lab.reward_model import Ensemble, RewardModel
 from rlhf_edu.lab.sampling import sample
 from rlhf_edu.lab.state import TrainingState, one_vector
 from rlhf_edu.lab.tiles import Tiles, lay, lengths_of, logits_in, values_in
-from rlhf_edu.ppo_clip import clipped_surrogate_loss, clipped_value_loss, composite_loss
+from rlhf_edu.ppo_clip import (
+    clipped_surrogate_loss,
+    clipped_value_loss,
+    composite_loss,
+    upper_bound_clip_loss,
+)
 
 
 @dataclass(frozen=True)
@@ -62,10 +69,17 @@ class RLHFConfig:
     kl_horizon: float = 2560.0  # episodes over which the adaptive β reacts
     target_kl: float = 0.0  # nats a token of KL to π_old that end the passes over a batch; 0: off
     cliprange: float = 0.2  # ε of the ratio
+    cliprange_high: float = 0.0  # ε above 1, where it is another (clip-higher); 0: cliprange
+    clip: str = "two-sided"  # or "upper": min(ρ, 1+ε)·A as printed, with no lower bound
     cliprange_value: float = 0.2  # ε of the critic's prediction
     vf_coef: float = 0.1  # weight of the critic's loss
     gamma: float = 1.0  # discount
     lam: float = 0.95  # λ of GAE
+    advantage: str = "gae"  # or, without a critic, from the other answers: rloo, grpo or dr-grpo
+    group_size: int = 1  # answers to each prompt of a batch, G
+    critic_init: str = "reward model"  # or "random": what the critic's trunk starts as
+    critic_warmup: int = 0  # first updates, in which the critic learns and the policy does not
+    reward_offset: float = 0.0  # added to every score: a reward model that nobody centred
     whiten_advantages: bool = True  # centre and scale advantages over the batch
     whiten_rewards: bool = False  # scale rewards (score and penalty) over the batch, mean kept
     missing_eos_penalty: float = 1.0  # taken from the score of a response that was cut off
@@ -80,19 +94,30 @@ class RLHFConfig:
             kl_placement=("reward", "loss"), kl_estimator=("k1", "k2", "k3"), kl_target=(0, 1e6),
             kl_horizon=(1, 1e9), whiten_advantages=(False, True), whiten_rewards=(False, True),
             target_kl=(0, 1e6), cliprange=(0, 1e6), cliprange_value=(0, 1e6),
+            cliprange_high=(0, 1e6), clip=("two-sided", "upper"), advantage=("gae", *KINDS),
+            group_size=(1, self.batch_size), critic_init=("reward model", "random"),
+            critic_warmup=(0, 10**6), reward_offset=(-1e6, 1e6),
             vf_coef=(0, 1e6), gamma=(0, 1), lam=(0, 1), missing_eos_penalty=(0, 1e6),
             response_length=(1, 10**4), temperature=(1e-3, 1e3))
+        if self.batch_size % self.group_size:
+            raise InputError(f"RLHFConfig.group_size = {self.group_size}: allowed are divisors of "
+                             f"batch_size = {self.batch_size}")
+        if self.advantage != "gae":  # an answer is compared with the others to its prompt
+            check_range(self, group_size=(2, self.batch_size))
         if self.kl_target:  # an update may move β by 4/5 of itself at most, and 0 by nothing
             check_range(self, kl_coef=(1e-9, 1e6))
             check_range(self, kl_horizon=(self.batch_size / 4, 1e9))
 
 
-def start(config: RLHFConfig, reference: Transformer, reward_model: RewardModel) -> TrainingState:
+def start(config: RLHFConfig, reference: Transformer,
+          reward_model: RewardModel | Ensemble) -> TrainingState:
     """The policy starts as the reference, the critic as the reward model with a head of 0."""
     device = reference.embed.weight.device
     policy = language_model(reference.config).to(device)
     policy.load_state_dict(reference.state_dict())
-    value = scalar_model(reference.config, trunk_from=reward_model.model)
+    torch.manual_seed(config.seed)  # of a critic that starts from nothing
+    copied = reward_model.model if config.critic_init == "reward model" else None
+    value = scalar_model(reference.config, trunk_from=copied).to(device)
     adapts = config.kl_target > 0
     weights = one_vector(policy, value)
     return TrainingState(
@@ -102,18 +127,37 @@ def start(config: RLHFConfig, reference: Transformer, reward_model: RewardModel)
         torch.Generator().manual_seed(config.seed))
 
 
+def choose_policy_loss(config: RLHFConfig) -> Callable[..., Tensor]:
+    """The clipped loss that a configuration asks for."""
+    if config.clip == "upper":
+        return upper_bound_clip_loss
+    return partial(clipped_surrogate_loss, cliprange_high=config.cliprange_high or None)
+
+
+def choose_advantages(config: RLHFConfig) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The advantages that a configuration asks for."""
+    if config.advantage == "gae":
+        return gae
+    return partial(group_advantages, kind=config.advantage, group_size=config.group_size)
+
+
 def train_rlhf(
     config: RLHFConfig,
     state: TrainingState,
     reference: Transformer,
     reward_model: Callable[[Tensor, Tensor], Tensor],
     after_update: Callable[[TrainingState, dict[str, float]], None] = lambda state, metrics: None,
-    policy_loss: Callable[..., Tensor] = clipped_surrogate_loss,
+    policy_loss: Callable[..., Tensor] | None = None,
     value_loss: Callable[..., Tensor] = clipped_value_loss,
-    advantage_fn: Callable[..., tuple[Tensor, Tensor]] = gae,
+    advantage_fn: Callable[..., tuple[Tensor, Tensor]] | None = None,
     penalty_loss: Callable[..., Tensor] = kl_loss,
 ) -> TrainingState:
-    """Train `state` until `config.updates` batches are done; `after_update` gets the metrics."""
+    """Train `state` until `config.updates` batches are done; `after_update` gets the metrics.
+
+    Without a `policy_loss` or an `advantage_fn` of yours the configuration chooses.
+    """
+    policy_loss = policy_loss or choose_policy_loss(config)
+    advantage_fn = advantage_fn or choose_advantages(config)
     policy, value, optimizer = state.policy, state.value, state.optimizer
     device = reference.embed.weight.device
     every_prompt = helpdesk.desk().prompts.to(device)
@@ -138,7 +182,8 @@ def train_rlhf(
         if not in_reward and kl_coef > 0:
             penalty = penalty_loss(logprobs, b.ref_logprobs, b.mask, config.kl_estimator)
             loss = composite_loss(pg_loss, penalty, kl_coef)
-        loss.backward()
+        if state.update >= config.critic_warmup:
+            loss.backward()
         entropy = tiles.rows(measure.token_entropy(logits.detach()))
         return logprobs.detach(), entropy, pg_loss.detach()
 
@@ -150,22 +195,25 @@ def train_rlhf(
 
     while state.update < config.updates:
         # 1. Sample a batch of responses from the policy as it is: from here on it is π_old.
-        rows = helpdesk.draw_prompts(helpdesk.desk(), config.batch_size, state.generator)
+        rows = helpdesk.draw_prompts(helpdesk.desk(), config.batch_size // config.group_size,
+                                     state.generator)
         prompts = take(every_prompt, rows)
         old_logp = torch.zeros(config.batch_size, config.response_length, helpdesk.VOCAB_SIZE,
                                device=device)  # of every word
         responses, old_logprobs = sample(policy, prompts, config.response_length, state.generator,
-                                         config.temperature, every_logprob=old_logp)
+                                         config.temperature, old_logp, config.group_size)
+        prompts = prompts.repeat_interleave(config.group_size, 0)
         lengths = lengths_of(prompts, responses)  # on the CPU: only real tokens are computed
         mask = reply_mask(responses)
 
         with torch.inference_mode():
             # 2. Log-probabilities under π_ref, the KL from it, the critic's values, the scores.
-            halves = zip(*(x.chunk(2) for x in (prompts, responses, old_logp)), strict=True)
+            size = min(-(-config.batch_size // 2), 256)  # parts that stay in the CPU's cache
+            pieces = zip(*(x.split(size) for x in (prompts, responses, old_logp)), strict=True)
             ref_logprobs, kl_ref, old_values, scores = map(torch.cat, zip(
-                *side_by_side(*(partial(read, *half) for half in halves)), strict=True))
+                *side_by_side(*(partial(read, *piece) for piece in pieces)), strict=True))
             cut_off = (responses != helpdesk.EOS).all(1).float()
-            scores = scores - config.missing_eos_penalty * cut_off
+            scores = scores + config.reward_offset - config.missing_eos_penalty * cut_off
 
             # 3. Rewards, with the KL penalty if it is there.
             kl_coef = state.kl_controller.value

@@ -34,6 +34,7 @@ class SFTConfig:
     lr: float = 3e-3  # Adam's step size, falling linearly to 0
     max_grad_norm: float = 1.0  # gradients are scaled down to this norm
     response_length: int = 32  # longest reply, in tokens
+    agents: helpdesk.AgentConfig = helpdesk.AgentConfig()  # habits of the people it imitates
 
     def __post_init__(self) -> None:
         check_range(
@@ -67,7 +68,7 @@ def train_sft(
     policy = language_model(model_config).to(device)
     table = helpdesk.desk()
     rows = helpdesk.draw_prompts(table, config.n_demonstrations, generator)
-    replies = helpdesk.demonstrate(table, rows, generator, config.response_length)
+    replies = helpdesk.demonstrate(table, rows, generator, config.response_length, config.agents)
 
     # 2. Adam, with a step size that falls to zero.
     steps = config.epochs * -(-config.n_demonstrations // config.batch_size)

@@ -148,8 +148,13 @@ def logits_in(tiles: Tiles, policy: Transformer, temperature: float = 1.0) -> Te
 
 
 def rewards_in(tiles: Tiles, reward: Transformer) -> Tensor:
-    """Rewards (B,), read at the last token of each response; of tiles laid with `last`."""
-    return tiles.rows(values_in(tiles, reward))[:, 0]
+    """Rewards (B,), read at the last token of each response; of tiles laid with `last`.
+
+    (B, K) of a model with K heads.
+    """
+    each = reward.head(before_each_token(reward, tiles)).index_select(0, tiles.back)
+    heads = [tiles.rows(head)[:, 0] for head in each.unbind(1)]
+    return heads[0] if len(heads) == 1 else torch.stack(heads, 1)
 
 
 def values_in(tiles: Tiles, value: Transformer) -> Tensor:

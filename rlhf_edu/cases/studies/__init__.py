@@ -1,0 +1,1 @@
+"""Published results in miniature: each prints the paper's form or figure beside ours."""
