@@ -11,7 +11,7 @@ CASES: dict[str, str] = {
     "instability": "each new reward model is more accurate, each new policy worse: how?",
     "choosing-objective": "too little β, too much β, and how much the rest of the settings matters",
     "blueprint": "20,000 labels, gates and a stop rule: a release that a reviewer could sign",
-    "high-stakes": "SFT, best-of-n, PPO and DPO from the same labels, judged by their worst replies",
+    "high-stakes": "SFT, best-of-n, PPO and DPO from the same labels, by their worst replies",
 }
 """The name of each case study, as `rlhf-edu run` takes it, and what it is about in one line."""
 

@@ -30,9 +30,7 @@ from rlhf_edu.cases.case import Picture
 from rlhf_edu.cases.evidence import Observation, Seed, spearman
 from rlhf_edu.cases.pictures import curves
 from rlhf_edu.cases.stages import Arm, Recipe
-from rlhf_edu.lab.evaluate import ExamConfig
-from rlhf_edu.lab.raters import RaterConfig
-from rlhf_edu.lab.reward_model import RewardModelConfig
+from rlhf_edu.cases.world import BIASED, HONEST, MATCHED, THIN
 from rlhf_edu.lab.rlhf import RLHFConfig
 from rlhf_edu.lab.sft import SFTConfig
 
@@ -56,20 +54,9 @@ def ppo(kl_coef: float = BETA, kl_placement: str = "loss", kl_estimator: str = "
     )
 
 
-def biased(**pairs: Any) -> RaterConfig:
-    """Raters who like length, sales talk and confidence; all that differs is the pairs they see."""
-    return RaterConfig(length_bias=0.15, sales_bias=0.6, confidence_bias=0.5, **pairs)
-
-
 RECIPE = Recipe(
     sft=SFTConfig(),
-    raters={
-        "biased": biased(n_pairs=6000),
-        "honest": RaterConfig(n_pairs=6000),
-        "thin": RaterConfig(n_pairs=2000, candidates=4, pairing="thin"),
-        "matched": biased(n_pairs=6000, candidates=8, pairing="matched"),
-    },
-    reward_model=RewardModelConfig(),
+    raters={"biased": BIASED, "honest": HONEST, "thin": THIN, "matched": MATCHED},
     arms={
         "hacked": Arm("the story: k1 in the loss", "biased", ppo()),
         "no-penalty": Arm("no penalty, β = 0", "biased", ppo(kl_coef=0.0)),
@@ -83,9 +70,7 @@ RECIPE = Recipe(
             "matched pairs, k1 in the reward", "matched", ppo(kl_placement="reward")
         ),
     },
-    exam=ExamConfig(),
     judge="biased",
-    label_budget=6000,
 )
 STORY = "hacked"  # the arm that the report follows
 HOLDING = ("k1-in-reward", "k2-in-loss", "k3-in-loss")  # placements that should act
