@@ -2,6 +2,7 @@
 # make test       set up everything and run all checks: ruff, mypy, tests, notebooks
 # make exercises  write exercises/ anew from solutions/
 # make chapters   build the notebooks from the .py files beside them, and run them
+# make reproduce  run every case and study on fresh seeds, and rewrite what the book shows of them
 # make clean      remove .venv, caches and builds; runs and answers stay
 #
 # Another Python (3.10 or newer): make demo PYTHON=python3.12
@@ -16,7 +17,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 endif
 
-.PHONY: demo test exercises chapters clean
+.PHONY: demo test exercises chapters reproduce clean
 
 demo: $(VENV)/installed
 	$(BIN)/rlhf-edu run conflicting-signals --resume
@@ -31,6 +32,9 @@ exercises: $(VENV)/installed
 
 chapters: $(VENV)/installed-for-tests
 	$(BIN)/python -m jupytext --to notebook --execute --run-path chapters chapters/*.py
+
+reproduce: $(VENV)/installed
+	$(BIN)/python -m rlhf_edu.cases.reproduce
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

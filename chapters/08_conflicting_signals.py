@@ -270,9 +270,10 @@ for remedy in result["remedies"]:
           + ", ".join(f"{100 * v[0]:.0f} % of {k}" for k, v in remedy["removed"].items()))
     print(f"   KL {remedy['kl']:.1f} nats; {remedy['labels']:,.0f} labels on "
           f"{remedy['replies']:,.0f} sampled replies")
-control = result["control"]
-print(f"\nthe honest control: {control['claim']}:\n   {control['value']:+.2f} "
-      f"[{control['low']:+.2f}, {control['high']:+.2f}]")
+    value, low, high = remedy["beyond_stopping"]
+    print(f"   GOLD minus that of the story stopped early at this KL: {value:+.2f} "
+          f"[{low:+.2f}, {high:+.2f}]")
+print(f"\n{result['winner']}")
 
 # %% [markdown]
 # Read the costs, too. Moving the penalty leaves a good part of the harm where it was (UNSAFE: requests that

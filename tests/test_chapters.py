@@ -6,6 +6,8 @@ from pathlib import Path
 import jupytext
 import pytest
 
+from rlhf_edu.cases.reproduce import readme_block
+
 CHAPTERS = sorted((Path(__file__).parent.parent / "chapters").glob("[0-9]*.py"))
 
 
@@ -39,31 +41,6 @@ def test_the_notebook_carries_no_path_of_the_machine_it_was_run_on(source):
 
 
 ROOT = Path(__file__).parent.parent
-
-
-def readme_block(result, benchmark, iteration):
-    """The part of the README that shows measured numbers, made from the files that hold them."""
-    lines = [f"{o['value']:7.3f} [{o['low']:7.3f}, {o['high']:7.3f}]  "
-             f"{'HOLDS' if o['holds'] else 'NOT REPRODUCED'}  {o['claim']}"
-             for o in result["observations"]]
-    seeds, machine = " ".join(map(str, result["seeds"])), benchmark["environment"]
-    one, seconds = benchmark["one_seed"], iteration["seconds"]
-    return "\n".join([
-        "<!-- measured -->",
-        f"On seeds {seeds}, on which nothing was tuned: mean over seeds, 95 % interval, and "
-        "the verdict:", "", "```text", *lines, "```", "",
-        f"That took {result['wall_s'] / 60:.1f} minutes on {machine['cores']} cores "
-        f"({machine['system']}, torch {machine['torch']}); one seed of the story's own run, from "
-        f"nothing, {one['total_s']:.0f} s and {one['peak_memory_gb']:.1f} GB.", "",
-        f"One PPO iteration (256 replies, 4 epochs, separate critic) takes "
-        f"{seconds['full_length']['ours']:.2f} s when every reply has 32 tokens, "
-        f"{iteration['full_length_vs_trl']:.1f} times as fast as TRL 1.12's on the same models and "
-        f"cores, and {seconds['desk_lengths']['ours']:.2f} s on the desk's own lengths, "
-        f"{iteration['desk_lengths_vs_trl']:.1f} times as fast. The matrix products "
-        f"alone would take {100 * iteration['update_share_of_bound']:.0f} % of an update's time "
-        "at full length (`python benchmarks/iteration.py`).",
-        "<!-- /measured -->",
-    ])
 
 
 def test_the_readme_shows_the_numbers_that_were_measured():

@@ -1,0 +1,181 @@
+"""Everything again, on seeds that no result has used: `make reproduce`.
+
+    python -m rlhf_edu.cases.reproduce                      all cases and studies
+    python -m rlhf_edu.cases.reproduce tuning length        some of them
+    python -m rlhf_edu.cases.reproduce --seeds 50 51 52 53 54
+
+It runs each case, writes chapters/results/NAME.json with date, machine and seeds, draws the
+pictures anew, and then rewrites from these files what the book shows: chapters/results.md (the
+table), chapters/metrics.md (every logged quantity, healthy and sick) and the measured part of the
+README. No number in them is typed by hand. A claim that does not hold stands there as NOT
+REPRODUCED.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from rlhf_edu.cases import CASES, STUDIES
+from rlhf_edu.cases.case import Case, load_case
+from rlhf_edu.cases.evidence import MIN_SEEDS, Seed, read_seed
+from rlhf_edu.cases.experiment import run_case
+from rlhf_edu.cases.metrics import write_metrics_page
+from rlhf_edu.cases.report import story_figure
+from rlhf_edu.lab import record
+from rlhf_edu.lab.machine import available_cores
+from rlhf_edu.lab.plots import new_figure
+
+HEADLINE = "conflicting-signals"  # the case of the README and of chapter 8
+METRICS_FROM = HEADLINE  # the case whose runs the page of metrics shows
+
+
+def main(
+    names: tyro.conf.Positional[tuple[str, ...]] = (),
+    seeds: tuple[int, ...] = (),
+    book: Path = Path("chapters"),
+    runs: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/reproduce"),
+) -> None:
+    """Run cases and studies on fresh seeds, and rewrite what the book shows of them.
+
+    Args:
+        names: cases and studies; without any, all
+        seeds: instead of the next five that no result has used
+        book: the folder of the chapters
+        runs: where the run folders and reports go
+    """
+    results = book / "results"
+    chosen = list(seeds) or fresh_seeds(results)
+    for name in names or (*CASES, *STUDIES):
+        out = runs / name
+        result = run_case(name, chosen, "auto", out, None, fresh=False, resume=True)
+        environment = record.environment(torch.device(result["device"]))
+        record.write_json(results / f"{name}.json", result | {
+            "environment": environment | {"cores": available_cores()}})
+        case = load_case(name)
+        found = read_runs(case, out, chosen)
+        draw(case, name, found, results)
+        if name == METRICS_FROM:
+            write_metrics_page(book, case, found)
+    write_table(book)
+    if Path("README.md").exists():
+        write_readme(Path("README.md"), results)
+
+
+def fresh_seeds(results: Path) -> list[int]:
+    """The next seeds after the largest that a result in this folder has used."""
+    used = [s for path in results.glob("*.json") for s in json.loads(path.read_text())["seeds"]]
+    first = max(used, default=-1) + 1
+    return list(range(first, first + MIN_SEEDS))
+
+
+def read_runs(case: Case, out: Path, seeds: list[int]) -> list[Seed]:
+    """What a finished case left in its run folders."""
+    raters_of = {arm: settings.raters for arm, settings in case.recipe.arms.items()}
+    return [read_seed(out / f"seed-{seed}", seed, raters_of, case.recipe.learners(), case.probes)
+            for seed in seeds]
+
+
+def draw(case: Case, name: str, seeds: list[Seed], results: Path) -> None:
+    """The story's figure and the case's own pictures, as results/NAME-0.png and on."""
+    for old in results.glob(f"{name}-*.png"):
+        old.unlink()
+    drawn = [story_figure(case, seeds)] if case.story else []
+    for picture in case.pictures:
+        figure, axes = new_figure(*picture.shape, height=picture.height)
+        picture.draw(axes, seeds)
+        drawn.append(figure)
+    for i, figure in enumerate(drawn):
+        figure.savefig(results / f"{name}-{i}.png", dpi=80, metadata={"Software": None})
+
+
+# ── What the book shows ─────────────────────────────────────────────────────────────────────────
+def number(value: float | None) -> str:
+    """A number of a table, and a dash for one that does not exist."""
+    return "–" if value is None else format(value, ".3g")
+
+
+def write_table(book: Path) -> None:
+    """chapters/results.md, from every result there is."""
+    lines = [
+        "# Results", "",
+        "Written by `make reproduce` from the files in `results/`; nothing here is typed by hand. "
+        "Each number is a mean over seeds (or of all seeds together), with its 95 % interval and "
+        "the seed that speaks most against the claim.", "",
+    ]
+    for title, names in (("Case studies", CASES), ("Published results in miniature", STUDIES)):
+        lines += [f"## {title}", ""]
+        for name, summary in names.items():
+            path = book / "results" / f"{name}.json"
+            if path.exists():
+                lines += section(name, summary, json.loads(path.read_text()), book)
+    record.write_text(book / "results.md", "\n".join(lines) + "\n")
+
+
+def section(name: str, summary: str, result: dict[str, Any], book: Path) -> list[str]:
+    """One case: verdict, observations, remedies, pictures, and where it was run."""
+    verdict = "REPRODUCED" if result["reproduced"] else "NOT REPRODUCED"
+    papers = any(o.get("paper") for o in result["observations"])
+    head = ["claim", *(["published"] if papers else []), "value", "95 % interval", "worst", ""]
+    lines = [f"### {name}", "", f"{summary[0].upper()}{summary[1:]} **{verdict}**", "",
+             f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for o in result["observations"]:
+        cells = [o["claim"], *([o["paper"]] if papers else []), number(o["value"]),
+                 f"{number(o['low'])} … {number(o['high'])}", number(o["worst"]),
+                 "holds" if o["holds"] else "**not reproduced**"]
+        lines.append(f"| {' | '.join(c.replace('|', chr(92) + '|') for c in cells)} |")
+    lines.append("")
+    if result["winner"]:
+        lines += [f"Remedies: {result['winner']}.", ""]
+    for picture in sorted((book / "results").glob(f"{name}-*.png")):
+        lines += [f"![{name}](results/{picture.name})", ""]
+    where = result["environment"]
+    lines += [f"Seeds {', '.join(map(str, result['seeds']))}; {result['wall_s']:.0f} s; "
+              f"{where['date'].split()[0]}; {where['cores']} cores, {where['system']}, "
+              f"{where['device_name']}, torch {where['torch']}.", ""]
+    return lines
+
+
+def readme_block(result: dict[str, Any], first_case: dict[str, Any],
+                 iteration: dict[str, Any]) -> str:
+    """The part of the README that shows measured numbers, made from the files that hold them."""
+    lines = [f"{o['value']:7.3f} [{o['low']:7.3f}, {o['high']:7.3f}]  "
+             f"{'HOLDS' if o['holds'] else 'NOT REPRODUCED'}  {o['claim']}"
+             for o in result["observations"]]
+    seeds, machine = " ".join(map(str, result["seeds"])), first_case["environment"]
+    one, demo = first_case["one_seed"], first_case["demo"]
+    seconds = iteration["seconds"]
+    return "\n".join([
+        "<!-- measured -->",
+        f"On seeds {seeds}, on which nothing was tuned: mean over seeds, 95 % interval, and "
+        "the verdict:", "", "```text", *lines, "```", "",
+        f"From nothing the demo takes {demo['wall_s'] / 60:.1f} minutes on {machine['cores']} "
+        f"cores ({machine['system']}, torch {machine['torch']}), one seed of the story's own run "
+        f"{one['total_s']:.0f} s and {one['peak_memory_gb']:.1f} GB.", "",
+        f"One PPO iteration (256 replies, 4 epochs, separate critic) takes "
+        f"{seconds['full_length']['ours']:.2f} s when every reply has 32 tokens, "
+        f"{iteration['full_length_vs_trl']:.1f} times as fast as TRL 1.12's on the same models and "
+        f"cores, and {seconds['desk_lengths']['ours']:.2f} s on the desk's own lengths, "
+        f"{iteration['desk_lengths_vs_trl']:.1f} times as fast. The matrix products "
+        f"alone would take {100 * iteration['update_share_of_bound']:.0f} % of an update's time "
+        "at full length (`python benchmarks/iteration.py`).",
+        "<!-- /measured -->",
+    ])
+
+
+def write_readme(readme: Path, results: Path) -> None:
+    """The measured part of the README, anew."""
+    measured = readme.parent / "benchmarks/results"
+    block = readme_block(*(json.loads(path.read_text()) for path in (
+        results / f"{HEADLINE}.json", measured / "first_case.json", measured / "iteration.json")))
+    text = readme.read_text(encoding="utf-8")
+    record.write_text(readme, re.sub("<!-- measured -->.*<!-- /measured -->",
+                                     lambda _: block, text, flags=re.DOTALL))
+
+
+if __name__ == "__main__":
+    sys.exit(tyro.cli(main))
