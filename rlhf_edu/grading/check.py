@@ -40,6 +40,8 @@ class Exercise:
     gradient_of: list[str]  # the arguments with respect to which the gradient is asked for
     tolerance: float  # absolute and relative
     titles: list[str]  # of the tests
+    points: list[int]
+    public: list[bool]  # whose numbers a graded student may see
     calls: list[dict[str, Any]]  # the arguments of each test
     expected: list[Answer]  # to each test
     slips: dict[str, list[Answer]]  # for each named wrong variant, its answer to each test
@@ -65,11 +67,19 @@ def exercise_names() -> list[str]:
 
 
 def load_exercise(name: str, seed: int = SEED) -> Exercise:
-    """Read an exercise, draw its inputs, and compute the right and the known wrong answers."""
+    """Read an exercise of the package; its public inputs have the seed SEED."""
     checks = worker.load(SOLUTIONS / f"{name}_checks.py")
-    solution = worker.load(SOLUTIONS / f"{name}.py")[checks["FUNCTION"]]
-    tests = checks["tests"](torch.Generator().manual_seed(seed))
-    calls = [arguments for _, _, arguments in tests]
+    return make_exercise(SOLUTIONS, name, checks, torch.Generator().manual_seed(seed))
+
+
+def make_exercise(folder: Path, name: str, checks: dict[str, Any],
+                  generator: torch.Generator) -> Exercise:
+    """Draw the inputs of an exercise, and compute the right and the known wrong answers."""
+    solution = worker.load(folder / f"{name}.py")[checks["FUNCTION"]]
+    usual: dict[str, Any] = {"GRADIENT_OF": [], "TOLERANCE": 1e-5, "WRONG": {}}
+    checks = usual | checks
+    tests = checks["tests"](generator)
+    calls = [test[2] for test in tests]
 
     def answers(function: Callable[..., Any]) -> list[Answer]:
         return [worker.answer(function, call, checks["GRADIENT_OF"]) for call in calls]
@@ -88,7 +98,9 @@ def load_exercise(name: str, seed: int = SEED) -> Exercise:
         function=checks["FUNCTION"],
         gradient_of=checks["GRADIENT_OF"],
         tolerance=checks["TOLERANCE"],
-        titles=[title for title, _, _ in tests],
+        titles=[test[0] for test in tests],
+        points=[test[1] for test in tests],
+        public=["public" in test[3:] for test in tests],
         calls=calls,
         expected=answers(solution),
         slips={words: answers(slip(variant)) for words, variant in checks["WRONG"].items()},
@@ -207,18 +219,23 @@ def find_problem(exercise: Exercise, test: int, answer: Answer) -> str | None:
     if "error" in answer:
         return f"your code raised {describe_error(answer['error'])}"
     value, expected = answer["value"], exercise.expected[test]["value"]
+    if bool(value.get("numpy")) != bool(expected.get("numpy")) and "type" not in value:
+        kinds = {True: "a numpy array", False: "a torch.Tensor"}
+        got, want = (kinds[bool(x.get("numpy"))] for x in (value, expected))
+        return f"your code returned {got}, expected {want}"
     if "type" in value:
         advice = {
             "NoneType": ": is a `return` missing?",
             "float": ": no gradient can flow through a Python number",
         }.get(value["type"], "")
-        return f"your code returned {value['type']}, expected a torch.Tensor{advice}"
+        want = "a numpy array" if expected.get("numpy") else "a torch.Tensor"
+        return f"your code returned {value['type']}, expected {want}{advice}"
     for what in ("shape", "dtype"):
         got, want = value[what], expected[what]
         if got != want:
             return f"your code returned {what} {got}, expected {want}"
     wrong = _difference("value", value, expected, exercise.tolerance)
-    if wrong is None and answer["gradients"] is None:
+    if wrong is None and exercise.gradient_of and answer["gradients"] is None:
         return (
             "the value is right but carries no gradient, so nothing can be trained with it: "
             "look for .item(), .detach(), .data, numpy or torch.no_grad()"

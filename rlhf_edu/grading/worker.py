@@ -23,14 +23,21 @@ if __name__ == "__main__":
     # here would stand in for a module of the same name.
     sys.path.pop(0)
 
+import numpy as np
 import torch
 from torch import Tensor
 
+NUMPY_DTYPES = ("float64", "float32", "float16", "int64", "int32", "bool")
 MAX_NUMBERS = 100_000  # a larger result travels as dtype and shape alone
 
 
 def pack(value: Any) -> dict[str, Any]:
-    """A tensor as {"dtype", "shape", "numbers"}; anything else as {"type": its name}."""
+    """A tensor as {"dtype", "shape", "numbers"}; anything else as {"type": its name}.
+
+    A numpy array is packed like a tensor, with "numpy" added.
+    """
+    if isinstance(value, np.ndarray) and str(value.dtype) in NUMPY_DTYPES:
+        return pack(torch.from_numpy(np.array(value))) | {"numpy": True}
     if not isinstance(value, Tensor):
         return {"type": type(value).__name__}
     flat = value.detach().cpu().flatten()

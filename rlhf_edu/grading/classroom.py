@@ -1,0 +1,283 @@
+"""`rlhf-edu grade-class`: a folder of submissions, one student's disaster at a time.
+
+Every entry of the folder is a student: a folder, or a single file. Each gets a report of its own in
+CSV-reports/, written when that student is done, so that a run that was ended anyhow goes on where
+it was. A kept report counts only if the submission, the assignment, the seed and the isolation are
+the same; students' code never sees that folder.
+
+    scores.csv            one line a student
+    scores-tests.csv      one line a test
+    scores-canvas.csv     Canvas' gradebook with one column filled in (--canvas)
+    scores.html           the class: distribution of each question, commonest slips
+"""
+
+import csv
+import hashlib
+import html
+import json
+import queue
+import re
+import secrets
+import traceback
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import datetime, timezone
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from rlhf_edu import InputError, __version__
+from rlhf_edu.grading.assignment import Task, load_assignment
+from rlhf_edu.grading.check import SOLUTIONS
+from rlhf_edu.grading.grade import choose_level, grade_submission, new_sandbox, write_report
+from rlhf_edu.grading.report import STYLE, points, write_html
+from rlhf_edu.grading.sandbox import Sandbox
+from rlhf_edu.grading.submission import read_submission
+from rlhf_edu.lab import record
+from rlhf_edu.lab.machine import available_cores
+
+Report = dict[str, Any]
+
+
+def late_score(raw: float, submitted: float, due: float, per_day: float = 0.1,
+               grace: float = 3600.0, most: float = 1.0) -> float:
+    """The score after the late policy: for each day begun, `per_day` of it less, at most `most`.
+
+    Times are in seconds since 1970; up to `grace` seconds late is in time.
+
+    >>> late_score(10.0, submitted=90_000.0, due=0.0)
+    8.0
+    """
+    late = submitted - due
+    if late <= grace:
+        return raw
+    days = -(-late // 86_400)
+    return round(raw * (1 - min(most, per_day * days)), 6)
+
+
+def students_in(folder: Path) -> list[Path]:
+    """Every submission in a class's folder, hidden files aside."""
+    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+
+
+def digest(paths: Iterable[bytes]) -> str:
+    """One number for what was handed in, or asked."""
+    total = hashlib.sha256()
+    for part in paths:
+        total.update(hashlib.sha256(part).digest())
+    return total.hexdigest()[:24]
+
+
+def assignment_digest(tasks: Sequence[Task]) -> str:
+    """One number for all files of the questions, and the grader's version."""
+    files = [p.read_bytes() for task in tasks
+             for p in sorted(task.folder.glob(f"{task.name}*.py"))]
+    return digest([__version__.encode(), *files])
+
+
+def grade_class(folder: Path, csv_file: Path, jobs: int | None, seed: int | None,
+                exercises: tuple[str, ...], assignment: Path | None, canvas: Path | None,
+                due: str, per_day: float, allow_weak: bool) -> int:
+    """Grade everybody, write the tables; returns 0 whatever the students did."""
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}: give the folder that holds the submissions")
+    if not csv_file.parent.is_dir():
+        raise InputError(f"--csv {csv_file}: there is no folder {str(csv_file.parent)!r}; make it "
+                         "first")
+    deadline = read_due(due)
+    tasks = load_assignment(assignment or SOLUTIONS, exercises)
+    students = students_in(folder)
+    if not students:
+        raise InputError(f"{folder} is empty: every folder or file in it is a student's submission")
+    level = choose_level(allow_weak)
+    reports = csv_file.with_name(f"{csv_file.stem}-reports")
+    reports.mkdir(exist_ok=True)
+    seed = kept_seed(reports) if seed is None else seed
+    record.write_json(reports / "seed.json", {"seed": seed})
+
+    asked, found = assignment_digest(tasks), {}
+    sandboxes: queue.Queue[Sandbox] = queue.Queue()
+    workers = jobs or available_cores()
+
+    def one(path: Path) -> Report:
+        sandbox = sandboxes.get()
+        try:
+            return grade_student(path, tasks, seed, sandbox, asked, reports)
+        finally:
+            sandboxes.put(sandbox)
+
+    with ExitStack() as open_ones, ThreadPoolExecutor(workers) as pool:
+        for slot in range(workers):
+            sandboxes.put(open_ones.enter_context(new_sandbox(level, tasks, slot)))
+        graded = pool.map(one, students)
+        for path, report in zip(students, tqdm(graded, total=len(students), unit="student"),
+                                strict=True):
+            found[path.name] = report
+            late = None
+            if deadline is not None:
+                late = late_score(report["score"], newest(path), deadline, per_day)
+            report["score_after_late_policy"] = report["score"] if late is None else late
+
+    write_tables(csv_file, found)
+    if canvas is not None:
+        fill_canvas(canvas, csv_file.with_name(f"{csv_file.stem}-canvas.csv"), found)
+    write_class_page(csv_file.with_suffix(".html"), found)
+    scores = [r["score"] for r in found.values()]
+    print(f"{len(found)} submissions, mean {sum(scores) / len(scores):.2f}; isolation {level}; "
+          f"seed {seed}; {csv_file}")
+    return 0
+
+
+def kept_seed(reports: Path) -> int:
+    """The seed of the run that is continued, or a new one that nobody could know."""
+    try:
+        return int(json.loads((reports / "seed.json").read_text())["seed"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return secrets.randbelow(2**31)
+
+
+def grade_student(path: Path, tasks: list[Task], seed: int, sandbox: Sandbox, asked: str,
+                  reports: Path) -> Report:
+    """One student's report, from an earlier run if it is the same work; never an exception."""
+    safe = re.sub(r"[^\w.-]", "_", path.name)[:80]
+    file = reports / f"{safe}-{digest([path.name.encode(errors='replace')])[:8]}.json"
+    try:
+        handed_in = read_submission(path)
+        key = digest([asked.encode(), str(seed).encode(), sandbox.level.encode(),
+                      *(part for name, content in sorted(handed_in.files.items())
+                        for part in (name.encode(errors="replace"), content)),
+                      *(c.encode() for c in handed_in.complaints)])
+        if file.exists():
+            kept = json.loads(file.read_text(encoding="utf-8"))
+            if kept.get("key") == key and kept.get("finished") is True:
+                return dict(kept)
+        report = grade_submission(path, tasks, seed, sandbox, path.name)
+    except Exception as error:  # ours, and still only this student's
+        lines = traceback.format_exc().splitlines()[-1]
+        complaint = f"grading failed ({lines}): please look at it by hand"
+        report = {"finished": False, "student": path.name, "seed": seed,
+                  "isolation": sandbox.level, "complaints": [complaint],
+                  "score": 0, "max_score": 0, "questions": [], "error": type(error).__name__}
+        key = ""
+    report["key"] = key
+    write_report(file, report)
+    write_html(file.with_suffix(".html"), report)
+    return report
+
+
+def newest(path: Path) -> float:
+    """When the last file of a submission was written."""
+    files = [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()]
+    times = [p.stat().st_mtime for p in (files if path.is_dir() else [path])]
+    return max(times, default=0.0)
+
+
+def read_due(due: str) -> float | None:
+    """A date such as 2026-11-30T23:59 as seconds since 1970; local time unless it says which."""
+    if not due:
+        return None
+    try:
+        when = datetime.fromisoformat(due)
+    except ValueError:
+        raise InputError(f"--due {due!r} is no date: write it like 2026-11-30T23:59") from None
+    return when.timestamp() if when.tzinfo else when.astimezone().astimezone(
+        timezone.utc).timestamp()
+
+
+# ── Tables ──────────────────────────────────────────────────────────────────────────────────────
+def write_csv(path: Path, rows: list[list[Any]]) -> None:
+    """A CSV file, whole or not at all; a cell that a spreadsheet would run becomes text."""
+    out = StringIO()
+    writer = csv.writer(out)
+    for row in rows:
+        writer.writerow([f"'{c}" if isinstance(c, str) and c[:1] in "=+-@\t" and c else c
+                         for c in row])
+    record.write_text(path, out.getvalue())
+
+
+def write_tables(csv_file: Path, found: dict[str, Report]) -> None:
+    """One line a student, and one line a test."""
+    names = list(dict.fromkeys(q["name"] for r in found.values() for q in r["questions"]))
+    rows: list[list[Any]] = [["student", "score", "max_score", "after_late_policy", *names,
+                              "complaints"]]
+    tests: list[list[Any]] = [["student", "question", "test", "score", "max_score", "message"]]
+    for student, r in found.items():
+        each = {q["name"]: q["score"] for q in r["questions"]}
+        rows.append([student, r["score"], r["max_score"], r["score_after_late_policy"],
+                     *(each.get(name, 0) for name in names), "; ".join(r["complaints"])])
+        tests += [[student, q["name"], t["name"], t["score"], t["max_score"],
+                   " ".join(w for w in (t["message"], t["hint"]) if w)]
+                  for q in r["questions"] for t in q["tests"]]
+    write_csv(csv_file, rows)
+    write_csv(csv_file.with_name(f"{csv_file.stem}-tests.csv"), tests)
+
+
+def fill_canvas(gradebook: Path, target: Path, found: dict[str, Report]) -> None:
+    """Canvas' exported gradebook with the scores in a new last column, by login or by name."""
+    try:
+        rows = list(csv.reader(gradebook.read_text(encoding="utf-8-sig").splitlines()))
+        head = rows[0]
+    except (OSError, UnicodeDecodeError, IndexError):
+        raise InputError(f"--canvas {gradebook} is not a gradebook exported by Canvas (CSV)") \
+            from None
+    known = [i for i, name in enumerate(head) if name in ("SIS Login ID", "SIS User ID", "ID",
+                                                         "Student")]
+    if not known:
+        raise InputError(f"--canvas {gradebook} has none of the columns Student, ID, SIS User ID, "
+                         "SIS Login ID in its first line")
+    scores = {Path(name).stem: r["score_after_late_policy"] for name, r in found.items()}
+    scores |= {name: r["score_after_late_policy"] for name, r in found.items()}
+    filled = [[*head, "rlhf_edu"]]
+    for row in rows[1:]:
+        score = next((scores[row[i]] for i in known if i < len(row) and row[i] in scores), "")
+        filled.append([*row, score])
+    out = StringIO()
+    csv.writer(out).writerows(filled)
+    record.write_text(target, out.getvalue())
+
+
+def write_class_page(path: Path, found: dict[str, Report]) -> None:
+    """How the class did: a histogram of each question, and the slips that were made most."""
+    e = html.escape
+    parts = [f"<h1>{len(found)} submissions</h1>"]
+    by_question: dict[str, list[tuple[float, float]]] = {}
+    slips: dict[str, Counter[str]] = {}
+    for r in found.values():
+        for q in r["questions"]:
+            by_question.setdefault(q["name"], []).append((q["score"], q["max_score"]))
+            named = {t["hint"] for t in q["tests"] if t["hint"]}
+            slips.setdefault(q["name"], Counter()).update(named)
+    for name, scores in by_question.items():
+        mean = sum(s for s, _ in scores) / len(scores)
+        parts.append(f"<h2>{e(name)}: mean {mean:.2f} of {points(scores[0][1])}</h2>")
+        parts.append(histogram([s / m if m else 0.0 for s, m in scores]))
+        rows = "".join(f"<tr><td>{n}</td><td>{e(words)}</td></tr>"
+                       for words, n in slips[name].most_common(5))
+        if rows:
+            parts.append(f"<table><tr><th>students</th><th>slip</th></tr>{rows}</table>")
+    troubled = [f"<li>{e(s)}: {e('; '.join(r['complaints']))}</li>"
+                for s, r in found.items() if r["complaints"]]
+    if troubled:
+        parts.append(f"<h2>To look at</h2><ul>{''.join(troubled)}</ul>")
+    record.write_text(path, "<!doctype html><html lang=en><meta charset=utf-8><title>Class</title>"
+                            f"<style>{STYLE}</style><body>{''.join(parts)}</body></html>\n")
+
+
+def histogram(shares: list[float]) -> str:
+    """Bars for the number of students by share of the points, in tenths, as SVG."""
+    counts = [0] * 11
+    for share in shares:
+        counts[min(10, int(share * 10 + 1e-9))] += 1
+    tallest = max(counts)
+    bars = ""
+    for i, n in enumerate(counts):
+        x, high = i * 36, 80 * n / tallest
+        bars += (f"<rect x={x + 4} y={90 - high:.1f} width=28 height={high:.1f} fill='#0072B2'>"
+                 f"</rect><text x={x + 18} y=104 font-size=10 text-anchor=middle>{10 * i} %</text>"
+                 f"<text x={x + 18} y={86 - high:.1f} font-size=10 text-anchor=middle>{n or ''}"
+                 "</text>")
+    return f"<svg viewBox='0 0 400 110' width=480 role=img>{bars}</svg>"

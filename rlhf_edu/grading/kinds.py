@@ -1,0 +1,273 @@
+"""The five kinds of question: from what a student handed in to tests with points and words.
+
+    implement   a function, run in the sandbox on inputs that nobody has seen
+    quiz        choices, numbers, orderings: data, compared here
+    diagnose    a quiz about a training log with a planted fault, and where in it the evidence is
+    intervene   a configuration, tried here on seeds that nobody has seen
+    explain     claims, held against facts, and prose for a human to read
+
+A test is {"name", "score", "max_score", "message", "hint", "visibility"}: the student sees the
+message of a public test; of a hidden one its category, and the name of the slip if it is known.
+"""
+
+import math
+import multiprocessing
+from collections.abc import Callable, Mapping
+from queue import Empty
+from typing import Any
+
+from rlhf_edu.grading import check, worker
+from rlhf_edu.grading.assignment import Task
+from rlhf_edu.grading.sandbox import Question, Sandbox
+from rlhf_edu.grading.submission import Submission, find_answers, find_code
+
+Test = dict[str, Any]
+
+
+def test(name: str, points: float, right: bool | float, message: str = "", hint: str = "",
+         public: bool = True) -> Test:
+    """A test's line in the report; `right` may be a share of its points."""
+    return {"name": name, "score": round(points * float(right), 6), "max_score": points,
+            "message": message, "hint": hint, "visibility": "public" if public else "hidden"}
+
+
+# ── implement ───────────────────────────────────────────────────────────────────────────────────
+def implement(task: Task, submission: Submission, sandbox: Sandbox, seed: int, student: str,
+              names: list[str]) -> tuple[list[Test], dict[str, Any]]:
+    """Values, gradients, shapes and dtypes of a function, on this student's inputs."""
+    exercise = check.make_exercise(task.folder, task.name, task.checks,
+                                   task.generator(seed, student))
+    code = find_code(submission, task.name, exercise.function, names)
+    about = list(zip(exercise.titles, exercise.points, exercise.public, strict=True))
+    if code.problem:
+        return [test(title, p, 0, code.problem, public=True) for title, p, _ in about], {}
+
+    asked = sandbox.ask(Question(code.file, submission.files, code.parts, exercise.function,
+                                 exercise.calls, exercise.gradient_of, task.seconds))
+    if asked.failed is not None:
+        words = f"while your file was loaded, your code {asked.failed.get('stopped')}"
+        if "missing" in asked.failed:
+            words = f"your file has no function called {exercise.function}"
+        elif "error" in asked.failed:
+            words = ("your file could not be loaded: your code raised "
+                     f"{check.describe_error(asked.failed['error'])}")
+        return [test(title, p, 0, words) for title, p, _ in about], {"printed": asked.printed}
+    answers = [packed(answer) for answer in asked.answers]
+
+    slips = check.name_slips(exercise, [a if "value" in a else {"error": 1} for a in answers])
+    tests, changed = [], set()
+    for i, (answer, (title, points, public)) in enumerate(zip(answers, about, strict=True)):
+        if "stopped" in answer:
+            problem: str | None = f"your code {answer['stopped']}"
+        else:
+            problem = check.find_problem(exercise, i, answer)
+        changed |= set(answer.get("changed", []))
+        if problem is None:
+            tests.append(test(title, points, 1, public=public))
+            continue
+        gradient = problem.startswith("gradient")
+        what = "Your gradients are those of" if gradient else "Your values equal"
+        hint = f"{what} {slips[i]}." if slips[i] else ""
+        message = problem if public else category(problem)
+        tests.append(test(title, points, 0, message, hint, public))
+    notes = {"printed": asked.printed}
+    if changed:
+        notes["note"] = f"your code changes its inputs in place ({', '.join(sorted(changed))}); " \
+                        "that costs nothing here, and surprises whoever calls it"
+    return tests, notes
+
+
+def packed(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer from the sandbox in the form in which `check` judges answers."""
+    if "value" not in answer:
+        return answer
+    gradients = answer["gradients"]
+    kind = type(answer["value"])
+    value = worker.pack(answer["value"])
+    if kind.__name__ == "Other":  # a type that does not travel: its name does
+        value = {"type": str(answer["value"])}
+    return {"value": value, "changed": answer["changed"],
+            "gradients": None if gradients is None else
+            {name: worker.pack(g) for name, g in gradients.items()}}
+
+
+def category(problem: str) -> str:
+    """What kind of thing is wrong, without the numbers of a hidden test."""
+    for words, said in (
+        ("your code raised", problem), ("your code was", problem), ("your code ended", problem),
+        ("your code used", problem), ("your code took", problem), ("your code sent", problem),
+        ("your code returned shape", "your code returned a tensor of another shape than expected"),
+        ("your code returned dtype", "your code returned another dtype than expected"),
+        ("your code returned", problem),
+        ("the value is right but carries no gradient", problem),
+        ("gradient", "the value is right, a gradient is not"),
+    ):
+        if problem.startswith(words):
+            return said
+    return "your values differ from the right ones"
+
+
+# ── quiz, diagnose ──────────────────────────────────────────────────────────────────────────────
+def quiz(task: Task, submission: Submission, sandbox: Sandbox, seed: int, student: str,
+         names: list[str]) -> tuple[list[Test], dict[str, Any]]:
+    """Answers in NAME.json: {"question": answer}."""
+    generator = task.generator(seed, student)
+    questions = task.checks["questions"](generator)
+    answers, problem = find_answers(submission, task.name)
+    tests = []
+    for q in questions:
+        right, words = judge_answer(q, answers.get(q["id"]))
+        tests.append(test(q["id"], q.get("points", 1), right, problem or words))
+    return tests, {}
+
+
+def judge_answer(q: Mapping[str, Any], given: Any) -> tuple[bool, str]:
+    """Whether an answer to a quiz question is right, and the explanation that belongs to it."""
+    if given is None:
+        return False, "no answer was given"
+    if "options" in q:  # a choice
+        if not isinstance(given, str) or given not in q["options"]:
+            return False, f"{given!r} is no option; there are: {', '.join(q['options'])}"
+        return given == q["answer"], str(q["options"][given][1])
+    if "items" in q:  # an ordering
+        if not isinstance(given, list) or sorted(map(str, given)) != sorted(q["items"]):
+            return False, f"expected these, each once, in order: {', '.join(q['items'])}"
+        return list(map(str, given)) == q["answer"], str(q.get("explanation", ""))
+    number = given if isinstance(given, int | float) and not isinstance(given, bool) else math.nan
+    if not math.isfinite(number):
+        return False, f"{given!r} is no number"
+    for words, slip in q.get("slips", {}).items():
+        if abs(number - slip) <= q["tolerance"] < abs(slip - q["answer"]):
+            return False, str(words)
+    return abs(number - q["answer"]) <= q["tolerance"], str(q.get("explanation", ""))
+
+
+def diagnose(task: Task, submission: Submission, sandbox: Sandbox, seed: int, student: str,
+             names: list[str]) -> tuple[list[Test], dict[str, Any]]:
+    """A log with a planted fault: name the cause, and point at the evidence.
+
+    `log(generator)` gives {"rows", "cause", "evidence"}; evidence names metrics, each with the
+    (first, last) update in which it shows. NAME.json: {"cause", "metric", "update"}.
+    """
+    made = task.checks["log"](task.generator(seed, student))
+    answers, problem = find_answers(submission, task.name)
+    causes, points = task.checks["CAUSES"], task.checks.get("POINTS", (2, 1, 1))
+    cause, metric, update = (answers.get(k) for k in ("cause", "metric", "update"))
+    if cause in causes:
+        words = causes[cause]
+    else:
+        words = f"{cause!r} is no cause; there are: {', '.join(causes)}"
+    where = made["evidence"].get(metric) if isinstance(metric, str) else None
+    inside = where is not None and isinstance(update, int) and where[0] <= update <= where[1]
+    return [
+        test("cause", points[0], cause == made["cause"], problem or words),
+        test("metric", points[1], where is not None,
+             problem or ("" if where else f"{metric!r} does not show this fault")),
+        test("update", points[2], inside,
+             problem or ("" if inside else "the fault does not show there")),
+    ], {}
+
+
+# ── intervene ───────────────────────────────────────────────────────────────────────────────────
+def intervene(task: Task, submission: Submission, sandbox: Sandbox, seed: int, student: str,
+              names: list[str]) -> tuple[list[Test], dict[str, Any]]:
+    """A configuration change in NAME.json, tried on hidden seeds by the grader's own code.
+
+    What was handed in is data, and only what ALLOWED names, in its range, goes any further.
+    """
+    config, problem = find_answers(submission, task.name)
+    problem = problem or not_allowed(config, task.checks["ALLOWED"])
+    worths = task.checks.get("POINTS", {"reward kept": 5, "regressions removed": 5})
+    if problem:
+        return [test(name, points, 0, problem) for name, points in worths.items()], {}
+    generator = task.generator(seed, student)
+    seeds = [int(s) for s in worker.torch.randint(0, 2**31 - 1, (task.checks.get("SEEDS", 3),),
+                                                  generator=generator)]
+    results, why = in_time(task, config, seeds)
+    if why:
+        return [test(name, points, 0, why) for name, points in worths.items()], {}
+    found = task.checks["score"](results)
+    return [test(name, points, min(1.0, max(0.0, found[name][0])), found[name][1])
+            for name, points in worths.items()], {}
+
+
+def not_allowed(config: Mapping[str, Any], allowed: Mapping[str, Any]) -> str:
+    """What a configuration may not say, in words; empty if it may say all of it.
+
+    ALLOWED maps a field to its (lowest, highest) or to the list of words it may be, and may have
+    "most changes".
+    """
+    most = allowed.get("most changes", len(allowed))
+    fields = [name for name in allowed if name != "most changes"]
+    if len(config) > most:
+        return f"{len(config)} fields are changed, {most} may be"
+    for name, value in config.items():
+        if name not in fields:
+            return f"{name!r} may not be changed; allowed are {', '.join(fields)}"
+        limits = allowed[name]
+        if isinstance(limits, list):
+            if not any(type(value) is type(each) and value == each for each in limits):
+                return f"{name} = {value!r}: allowed are {', '.join(map(repr, limits))}"
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not (
+                limits[0] <= value <= limits[1]):
+            return f"{name} = {value!r}: allowed is a number from {limits[0]} to {limits[1]}"
+    return ""
+
+
+def in_time(task: Task, config: Mapping[str, Any], seeds: list[int]) -> tuple[list[Any], str]:
+    """The results of the experiment on each seed, in a process that can be stopped; or why not."""
+    context = multiprocessing.get_context("spawn")
+    results: Any = context.Queue()
+    process = context.Process(
+        target=run_experiment, args=(str(task.folder), task.name, dict(config), seeds, results),
+        daemon=True)
+    process.start()
+    try:
+        kind, found = results.get(timeout=task.seconds)
+    except Empty:
+        return [], f"the run took more than {task.seconds:g} seconds"
+    finally:
+        process.kill()
+        process.join()
+    return (found, "") if kind == "done" else ([], f"the run ended with {found}")
+
+
+def run_experiment(folder: str, name: str, config: dict[str, Any], seeds: list[int],
+                   results: Any) -> None:
+    """In a process of its own: the trusted experiment of NAME_checks.py on each seed."""
+    from pathlib import Path
+
+    try:
+        run: Callable[..., Any] = worker.load(Path(folder) / f"{name}_checks.py")["run"]
+        results.put(("done", [run(config, seed) for seed in seeds]))
+    except Exception as error:
+        results.put(("error", f"{type(error).__name__}: {error}"))
+
+
+# ── explain ─────────────────────────────────────────────────────────────────────────────────────
+def explain(task: Task, submission: Submission, sandbox: Sandbox, seed: int, student: str,
+            names: list[str]) -> tuple[list[Test], dict[str, Any]]:
+    """Structured claims against facts; the prose goes to a marking sheet and gets no score here.
+
+    CLAIMS maps a claim's name to (question, options, points); `facts(generator)` gives the true
+    option of each with the numbers that show it. NAME.json: {"claims": {…}, "prose": "…"}.
+    """
+    given, problem = find_answers(submission, task.name)
+    facts = task.checks["facts"](task.generator(seed, student))
+    claims = given.get("claims") if isinstance(given.get("claims"), dict) else {}
+    tests = []
+    for name, (question, options, points) in task.checks["CLAIMS"].items():
+        said, (truth, evidence) = (claims or {}).get(name), facts[name]
+        words = str(evidence) if said in options else (
+            f"{question}: {said!r} is none of {', '.join(options)}")
+        tests.append(test(name, points, said == truth, problem or words))
+    prose = str(given.get("prose", ""))[:20_000]
+    sheet = {"prose": prose, "rubric": task.checks.get("RUBRIC", []),
+             "model answer": task.checks.get("MODEL_ANSWER", "")}
+    return tests, {"marking sheet": sheet}
+
+
+KINDS: dict[str, Callable[..., tuple[list[Test], dict[str, Any]]]] = {
+    "implement": implement, "quiz": quiz, "diagnose": diagnose, "intervene": intervene,
+    "explain": explain,
+}

@@ -1,0 +1,166 @@
+"""What a student handed in, read without trusting it: no link is followed, nothing is run.
+
+A submission is a folder, or one file. A question NAME is answered by NAME.py, by the cells tagged
+NAME of a notebook, by the section `# %% NAME` of a file that answers several, or, where answers are
+data and not code, by NAME.json. What cannot be read is said in a line; the rest is graded.
+"""
+
+import json
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MAX_FILE, MAX_ALL, MAX_FILES = 5 * 2**20, 40 * 2**20, 500  # bytes, bytes, files
+SECTION = re.compile(r"^# %%[ \t]*(\w*)[^\n]*$", re.M)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """The files of a submission that can be read, and a line for each that cannot."""
+
+    files: dict[str, bytes]  # by path inside the folder
+    complaints: list[str]
+
+
+def read_submission(given: Path) -> Submission:
+    """Read a folder or a file, whatever is in it."""
+    files: dict[str, bytes] = {}
+    complaints: list[str] = []
+    try:
+        if not given.exists():
+            return Submission({}, [f"there is no {given.name!r}"])
+        if given.is_file():
+            paths = [given]
+            root = given.parent
+        else:
+            root = given
+            paths = sorted(Path(where) / name for where, folders, names in os.walk(given)
+                           for name in names if "__pycache__" not in where)
+    except OSError as error:
+        return Submission({}, [f"{given.name!r} cannot be read: {error.strerror}"])
+    for path in paths:
+        name = str(path.relative_to(root))
+        complaint = _read(path, name, files)
+        if complaint:
+            complaints.append(complaint)
+    return Submission(files, complaints)
+
+
+def _read(path: Path, name: str, files: dict[str, bytes]) -> str | None:
+    """Add one file; or say why not."""
+    shown = name.encode(errors="replace").decode()
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return f"{shown!r} was left out: it is a link, or cannot be opened"
+    with os.fdopen(fd, "rb") as file:
+        about = os.fstat(fd)
+        if not stat.S_ISREG(about.st_mode):
+            return f"{shown!r} was left out: it is no plain file"
+        if about.st_size > MAX_FILE:
+            return (f"{shown!r} was left out: it has {about.st_size / 2**20:.0f} MB, "
+                    f"{MAX_FILE // 2**20} are allowed")
+        if len(files) >= MAX_FILES or sum(map(len, files.values())) + about.st_size > MAX_ALL:
+            return f"{shown!r} was left out: the submission is too large"
+        files[name] = file.read(MAX_FILE + 1)
+    return None
+
+
+# ── The code that answers a question ────────────────────────────────────────────────────────────
+@dataclass(frozen=True)
+class Code:
+    """The text that answers a question, in parts that are run in order; or why there is none."""
+
+    file: str
+    parts: list[str]
+    problem: str = ""
+
+
+def find_code(submission: Submission, name: str, function: str, all_names: list[str]) -> Code:
+    """Where a question is answered: its own file, a notebook, a section, any file that fits."""
+    own = [path for path in submission.files if Path(path).name == f"{name}.py"]
+    notebooks = [path for path in submission.files if path.endswith(".ipynb")]
+    scripts = [path for path in submission.files if path.endswith(".py")]
+    named = re.escape(function)
+    defines = re.compile(rf"^[ \t]*(?:async )?def {named}\b|^{named} *=", re.M)
+    problem = ""
+    for path in (*sorted(own, key=len), *sorted(scripts), *sorted(notebooks)):
+        text = as_text(submission.files[path])
+        if text is None:
+            problem = problem or f"{path!r} is not a text file in UTF-8"
+            continue
+        if path.endswith(".ipynb"):
+            parts = notebook_parts(text, name, all_names)
+            if parts is None:
+                problem = problem or f"{path!r} is not a notebook"
+                continue
+        else:
+            parts = script_parts(text, name, all_names)
+        if path in own or any(defines.search(part) for part in parts):
+            if not any(part.strip() for part in parts):
+                return Code(path, [], f"{path!r} is empty")
+            return Code(path, parts)
+    return Code(f"{name}.py", [], problem or f"no file answers this question: expected {name}.py "
+                                             f"with a function {function}")
+
+
+def as_text(content: bytes) -> str | None:
+    """The text of a file, or None for what is no text."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in text else text.replace("\r\n", "\n")
+
+
+def script_parts(text: str, name: str, all_names: list[str]) -> list[str]:
+    """A script as it is; of one in sections, what does not belong to another question.
+
+    Each part stands behind as many empty lines as it had lines above it, so that errors name the
+    line of the file. So one question's broken section does not break the others.
+    """
+    marks = [mark for mark in SECTION.finditer(text) if mark[1] in all_names]
+    if not marks:
+        return [text]
+    starts = sorted({0, *(mark.start() for mark in SECTION.finditer(text))})
+    parts = []
+    for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+        mark = SECTION.match(text, start)
+        label = mark[1] if mark else ""
+        if label == name or label not in all_names:
+            parts.append("\n" * text.count("\n", 0, start) + text[start:end])
+    return parts
+
+
+def notebook_parts(text: str, name: str, all_names: list[str]) -> list[str] | None:
+    """The code cells of a notebook, less those that are tagged for other questions.
+
+    Lines that only a notebook understands (% and !) become comments. None if it is no notebook.
+    """
+    try:
+        cells = json.loads(text)["cells"]
+        code = [(set(cell.get("metadata", {}).get("tags", [])), "".join(cell["source"]))
+                for cell in cells if cell["cell_type"] == "code"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    others = set(all_names) - {name}
+    return [re.sub(r"^([ \t]*)([%!?].*)$", r"\1pass  # \2", source, flags=re.M)
+            for tags, source in code if name in tags or not tags & others]
+
+
+def find_answers(submission: Submission, name: str) -> tuple[dict[str, Any], str]:
+    """The content of NAME.json and an empty problem; or nothing, and why."""
+    found = [path for path in submission.files if Path(path).name == f"{name}.json"]
+    if not found:
+        return {}, f"no file answers this question: expected {name}.json"
+    text = as_text(submission.files[min(found, key=len)])
+    try:
+        content = json.loads(text or "")
+    except (ValueError, RecursionError):
+        return {}, f"{name}.json is not JSON"
+    if not isinstance(content, dict):
+        return {}, f"{name}.json holds no answers: expected {{\"question\": answer, ...}}"
+    return content, ""

@@ -1,0 +1,28 @@
+# right, after chdir, a removed folder and a changed path
+# FAIR q1=4..4 q2=4..4 q3=4..4
+# %% preamble
+import numpy as np
+import torch
+
+import os
+import sys
+import tempfile
+
+place = tempfile.mkdtemp()
+os.chdir(place)
+os.rmdir(place)
+sys.path.insert(0, "/nonexistent")
+sys.argv = ["x"]
+
+# %% q1
+def clip_ratio(logp, old_logp, eps):
+    return np.clip(np.exp(np.asarray(logp) - np.asarray(old_logp)), 1 - eps, 1 + eps)
+
+# %% q2
+def kl_penalty(logp, ref_logp, beta):
+    d = np.asarray(ref_logp) - np.asarray(logp)
+    return beta * (np.exp(d) - d - 1)
+
+# %% q3
+def pg_loss(logprobs, advantages, mask):
+    return -(logprobs * advantages.detach() * mask).sum() / mask.sum()

@@ -1,0 +1,528 @@
+"""The grader: fair to the honest, closed to the rest.
+
+tests/submissions/ holds hostile, broken and merely unlucky submissions to the assignment in
+tests/grading_fixture/. The line `# FAIR q1=lo..hi …` of each says which points are fair.
+"""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rlhf_edu.cli import main
+from rlhf_edu.grading import classroom, isolation, kinds, wire
+from rlhf_edu.grading.assignment import load_assignment
+from rlhf_edu.grading.classroom import late_score
+from rlhf_edu.grading.grade import grade_submission, new_sandbox
+from rlhf_edu.grading.sandbox import Question
+from rlhf_edu.grading.submission import find_code, read_submission
+
+HERE = Path(__file__).parent
+FIXTURE, KINDS_FIXTURE = HERE / "grading_fixture", HERE / "grading_kinds"
+SUBMISSIONS = sorted((HERE / "submissions").glob("*.py"))
+LEVEL = isolation.probe()
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux only")
+WRAP = pytest.mark.skipif(LEVEL != "bubblewrap", reason="bubblewrap is not installed, or may not "
+                                                        "make namespaces here")
+LOCK = pytest.mark.skipif(isolation.landlock_abi() == 0, reason="this kernel has no Landlock")
+
+pytestmark = LINUX
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    return load_assignment(FIXTURE)
+
+
+@pytest.fixture(scope="module", params=[pytest.param("bubblewrap", marks=WRAP),
+                                        pytest.param("landlock", marks=LOCK)])
+def sandbox(request, tasks):
+    with new_sandbox(request.param, tasks, slot=7) as box:
+        yield box
+
+
+@pytest.fixture(scope="module")
+def best(tasks):
+    """One sandbox on the best rung there is, for tests that are not about the rung."""
+    with new_sandbox(LEVEL, tasks, slot=8) as box:
+        yield box
+
+
+def scores(report):
+    return {q["name"]: q["score"] for q in report["questions"]}
+
+
+# ── Hostile, broken, unlucky ────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("file", SUBMISSIONS, ids=lambda path: path.stem)
+def test_a_submission_gets_what_is_fair(file, sandbox, tasks):
+    fair = re.findall(r"(q\d)=(\d)\.\.(\d)", file.read_text(encoding="utf-8").splitlines()[1])
+    assert fair
+    got = scores(grade_submission(file, tasks, 5, sandbox, "somebody"))
+    for question, low, high in fair:
+        assert int(low) <= got[question] <= int(high), (question, got)
+
+
+def test_there_are_the_shared_submissions_and_thirty_more():
+    assert len(SUBMISSIONS) >= 22 + 30
+
+
+def test_nothing_of_a_student_is_alive_after_grading(sandbox, tasks, tmp_path):
+    mark = f"left-behind-{os.getpid()}"
+    (tmp_path / "q1.py").write_text(f"""
+import os, subprocess, sys, time
+def clip_ratio(logp, old_logp, eps):
+    for _ in range(3):
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                os.execv(sys.executable, [{mark!r}, "-c", "import time; time.sleep(60)"])
+            os._exit(0)
+    time.sleep(0.3)
+    return logp
+""")
+    grade_submission(tmp_path, tasks[:1], 5, sandbox)
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            command = Path(f"/proc/{entry}/cmdline").read_bytes()
+        except OSError:
+            continue
+        assert mark.encode() not in command
+
+
+def test_what_must_not_be_read_cannot_be(sandbox, tasks):
+    code = """
+import os
+def look(paths):
+    found = []
+    for path in paths:
+        try:
+            (os.listdir if os.path.isdir(path) else open)(path)
+            found.append(path)
+        except OSError:
+            pass
+    return " ".join(found)
+"""
+    root = HERE.parent
+    paths = [str(root / "solutions"), str(root / "rlhf_edu"), str(root / ".git"),
+             str(FIXTURE), str(root / "tests"), "/etc/passwd", "/root", str(Path.home()),
+             str(root / "rlhf_edu/policy_gradient.py"), "/etc/shadow"]
+    asked = sandbox.ask(Question("x.py", {}, [code], "look", [{"paths": paths}]))
+    assert asked.answers[0]["value"] == ""
+
+
+def test_a_file_of_its_own_may_be_written_and_nothing_else(sandbox):
+    code = """
+def write(paths):
+    said = []
+    for path in paths:
+        try:
+            with open(path, "w") as file:
+                file.write("x")
+            said.append(path)
+        except OSError:
+            pass
+    return " ".join(said)
+"""
+    asked = sandbox.ask(Question("x.py", {}, [code], "write",
+                                 [{"paths": ["mine.txt", "/usr/x", "/etc/x", "/var/tmp/x"]}]))
+    assert asked.answers[0]["value"] == "mine.txt"
+
+
+def test_helpers_beside_the_file_and_data_files_are_found(best, tasks, tmp_path):
+    (tmp_path / "helper.py").write_text("import numpy as np\n\ndef ratio(a, b):\n    "
+                                        "return np.exp(a - b)\n")
+    (tmp_path / "q1.py").write_text("import numpy as np\nfrom helper import ratio\n\n\n"
+                                    "def clip_ratio(logp, old_logp, eps):\n"
+                                    "    return np.clip(ratio(logp, old_logp), 1 - eps, 1 + eps)\n")
+    assert scores(grade_submission(tmp_path, tasks[:1], 5, best)) == {"q1": 4}
+
+
+def test_importing_the_package_says_to_write_it(best):
+    code = "def f():\n    import rlhf_edu.ppo_clip\n"
+    error = best.ask(Question("x.py", {}, [code], "f", [{}])).answers[0]["error"]
+    assert error["type"] == "ImportError" and "write it yourself" in error["message"]
+
+
+# ── Words for students ──────────────────────────────────────────────────────────────────────────
+def graded(best, tasks, tmp_path, name, text):
+    (tmp_path / f"{name}.py").write_text(text)
+    task = [t for t in tasks if t.name == name]
+    return grade_submission(tmp_path, task, 5, best)["questions"][0]
+
+
+def test_a_public_test_shows_numbers_and_a_hidden_one_its_category(best, tasks, tmp_path):
+    q = graded(best, tasks, tmp_path, "q2", "def kl_penalty(logp, ref_logp, beta):\n"
+                                            "    return beta * (logp - ref_logp)\n")
+    public, hidden = q["tests"][1], q["tests"][2]
+    assert "got" in public["message"] and "expected" in public["message"]
+    assert hidden["message"] == "your values differ from the right ones"
+    assert public["hint"] == hidden["hint"] == "Your values equal k1 for k3."
+
+
+def test_an_error_names_its_line_and_text(best, tasks, tmp_path):
+    q = graded(best, tasks, tmp_path, "q2", "def kl_penalty(logp, ref_logp, beta):\n"
+                                            "    wrong = logp + []['x']\n")
+    assert "TypeError" in q["tests"][0]["message"]
+    assert "line 2 of your file" in q["tests"][0]["message"]
+
+
+def test_changing_inputs_is_a_note_and_not_a_loss(best, tasks, tmp_path):
+    q = graded(best, tasks, tmp_path, "q1", "import numpy as np\n\n"
+               "def clip_ratio(logp, old_logp, eps):\n    logp -= old_logp\n"
+               "    return np.clip(np.exp(logp), 1 - eps, 1 + eps)\n")
+    assert q["score"] == 4 and "logp" in q["note"]
+
+
+def test_a_gradient_that_is_wrong_is_told_from_a_value_that_is(best, tasks, tmp_path):
+    q = graded(best, tasks, tmp_path, "q3", "def pg_loss(logprobs, advantages, mask):\n"
+               "    return -(logprobs * advantages * mask).sum() / mask.sum()\n")
+    assert q["score"] == 0
+    assert q["tests"][2]["message"] == "the value is right, a gradient is not"
+    assert q["tests"][2]["hint"].startswith("Your gradients are those of the loss with advantages")
+
+
+def test_printed_output_is_kept_apart_and_short(best, tasks, tmp_path):
+    q = graded(best, tasks, tmp_path, "q1", "print('hello ' * 10000)\n\n"
+                                            "def clip_ratio(logp, old_logp, eps):\n    return 1\n")
+    assert q["printed"].startswith("hello") and len(q["printed"]) <= 4097
+
+
+# ── The same seed, the same grade ───────────────────────────────────────────────────────────────
+def test_the_same_seed_gives_the_same_report_and_another_other_inputs(best, tasks):
+    file = HERE / "submissions/03_hardcode_public.py"
+    one, two = (json.dumps(grade_submission(file, tasks, 5, best, "s")) for _ in range(2))
+    assert one == two
+    task = tasks[0]
+    drawn = {s: task.checks["tests"](task.generator(s, "s"))[2][2]["logp"].tolist() for s in (5, 6)}
+    assert drawn[5] != drawn[6]
+    other = task.checks["tests"](task.generator(5, "another"))[2][2]["logp"].tolist()
+    assert other != drawn[5]
+
+
+def test_a_right_answer_has_full_marks_on_many_seeds(best, tasks):
+    file = HERE / "submissions/100_torch_correct.py"
+    for seed in range(1000, 1020):
+        assert grade_submission(file, tasks, seed, best)["score"] == 12
+
+
+# ── Bad input ───────────────────────────────────────────────────────────────────────────────────
+BAD = {
+    "empty file": ({"q1.py": b""}, "is empty"),
+    "binary": ({"q1.py": bytes(range(256)) * 10}, "not a text file"),
+    "syntax": ({"q1.py": b"def clip_ratio(:\n"}, "could not be loaded"),
+    "nothing": ({}, "no file answers this question"),
+    "no function": ({"q1.py": b"x = 1\n"}, "no function called clip_ratio"),
+    "no notebook": ({"q1.ipynb": b"{}"}, "is not a notebook"),
+    "too large": ({"q1.py": b"#" * (50 * 2**20)}, "no file answers"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_gets_a_clear_line(what, best, tasks, tmp_path):
+    files, words = BAD[what]
+    folder = tmp_path / "Anna Ångström (2)"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    report = grade_submission(folder, tasks[:1], 5, best)
+    assert report["score"] == 0
+    assert words in report["questions"][0]["tests"][0]["message"]
+
+
+def test_what_is_too_large_is_said(tmp_path):
+    (tmp_path / "q1.py").write_bytes(b"#" * (50 * 2**20))
+    assert "50 MB" in read_submission(tmp_path).complaints[0]
+
+
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
+    (tmp_path / "q1.py").symlink_to(FIXTURE / "q1.py")
+    found = read_submission(tmp_path)
+    assert not found.files and "link" in found.complaints[0]
+
+
+def test_a_pipe_does_not_stop_the_grader(tmp_path):
+    os.mkfifo(tmp_path / "q1.py")
+    assert "no plain file" in read_submission(tmp_path).complaints[0]
+
+
+def test_names_with_spaces_and_letters_of_other_alphabets(best, tasks, tmp_path):
+    folder = tmp_path / "Løsning av Олег — 2"
+    folder.mkdir()
+    shutil.copy(HERE / "submissions/00_correct.py", folder / "min løsning 😀.py")
+    assert scores(grade_submission(folder, tasks[:2], 5, best)) == {"q1": 4, "q2": 4}
+
+
+def notebook(*cells):
+    return json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [
+        {"cell_type": "code", "metadata": {"tags": tags}, "source": source, "outputs": [],
+         "execution_count": None} for tags, source in cells]})
+
+
+def test_a_notebook_answers_by_its_tagged_cells(best, tasks, tmp_path):
+    (tmp_path / "homework.ipynb").write_text(notebook(
+        ([], "%matplotlib inline\n!pip list\nimport numpy as np"),
+        (["q1"], ["def clip_ratio(logp, old_logp, eps):\n",
+                  "    return np.clip(np.exp(logp - old_logp), 1 - eps, 1 + eps)"]),
+        (["q2"], "raise RuntimeError('broken')")))
+    got = grade_submission(tmp_path, tasks[:2], 5, best)
+    assert scores(got) == {"q1": 4, "q2": 0}
+
+
+def test_a_broken_section_names_the_line_of_the_whole_file(tasks, tmp_path):
+    (tmp_path / "all.py").write_text("x = 1\n# %% q1\ndef clip_ratio():\n    pass\n# %% q2\nboom\n")
+    code = find_code(read_submission(tmp_path), "q2", "clip_ratio", ["q1", "q2"])
+    assert code.parts == [] or "boom" in code.parts[-1]
+    code = find_code(read_submission(tmp_path), "q1", "clip_ratio", ["q1", "q2"])
+    assert code.parts[1].splitlines()[2] == "def clip_ratio():"
+    assert "boom" not in "".join(code.parts)
+
+
+# ── The wire ────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("value", [
+    None, True, -3, 2.5, float("inf"), "text", [1, (2.0, "x")], {"a": torch.arange(6).view(2, 3)},
+    torch.tensor(1.5, dtype=torch.bfloat16), torch.zeros(0, 3), np.ones((2, 0), dtype=np.float32),
+    np.float64(2.0), torch.tensor([True, False]), np.arange(12).reshape(3, 4).T])
+def test_a_value_comes_back_as_it_was(value):
+    blobs = []
+    tree = json.loads(json.dumps(wire.describe(value, blobs)))
+    back = wire.rebuild(tree, memoryview(b"".join(blobs)))
+
+    def same(a, b):
+        if isinstance(a, dict):
+            return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+        if isinstance(a, list | tuple):
+            return type(a) is type(b) and all(map(same, a, b))
+        if isinstance(a, torch.Tensor):
+            return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+        if isinstance(a, np.ndarray | np.generic):
+            return np.shape(a) == b.shape and a.dtype == b.dtype and bool(np.all(a == b))
+        return a == b and type(a) is type(b)
+
+    assert same(value, back)
+
+
+@pytest.mark.parametrize("tree", [
+    None, 7, {}, {"kind": "torch"}, {"kind": "torch", "dtype": "float32", "shape": [2], "bytes": 4},
+    {"kind": "torch", "dtype": "object", "shape": [1], "bytes": 4},
+    {"kind": "numpy", "dtype": "float32", "shape": [-1], "bytes": 4},
+    {"kind": "numpy", "dtype": "float32", "shape": [2**40, 2**40], "bytes": 4},
+    {"kind": "list", "items": 3}, {"kind": "float", "value": "import os"},
+    {"kind": "int", "value": "3"}, {"kind": "none"} | {"kind": "bool", "value": 1}])
+def test_what_is_no_value_is_refused(tree):
+    with pytest.raises(wire.WireError):
+        wire.rebuild(tree, memoryview(b"\0" * 4))
+
+
+def test_bytes_that_belong_to_nothing_are_refused():
+    with pytest.raises(wire.WireError):
+        wire.rebuild({"kind": "none"}, memoryview(b"x"))
+
+
+# ── The other kinds ─────────────────────────────────────────────────────────────────────────────
+@pytest.fixture
+def answers(tmp_path, best):
+    def give(name, **content):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        tasks = load_assignment(KINDS_FIXTURE, (name,))
+        return grade_submission(tmp_path, tasks, 5, best, "s")["questions"][0]
+    return give
+
+
+def test_a_quiz_explains_every_answer_wrong_ones_included(answers):
+    made = load_assignment(KINDS_FIXTURE, ("choices",))[0]
+    number = made.checks["questions"](made.generator(5, "s"))[1]
+    right = answers("choices", direction="b", twice=number["answer"],
+                    order=["sft", "reward model", "ppo"])
+    assert right["score"] == right["max_score"] == 4
+    wrong = answers("choices", direction="a", twice=number["slips"]["that is its square"],
+                    order=["ppo", "sft", "reward model"])
+    assert wrong["score"] == 0
+    assert [t["message"] for t in wrong["tests"]] == [
+        "that is the forward one", "that is its square", "imitate, judge, optimise"]
+
+
+@pytest.mark.parametrize("given", ["x", None, True, [1], float("nan"), {"a": 1}, "b" * 10])
+def test_a_quiz_takes_any_answer_without_breaking(answers, given):
+    q = answers("choices", direction=given, twice=given, order=given)
+    assert q["score"] == 0
+
+
+def test_a_diagnosis_is_a_cause_and_where_the_evidence_is(answers):
+    task = load_assignment(KINDS_FIXTURE, ("fault",))[0]
+    made = task.checks["log"](task.generator(5, "s"))
+    metric = next(iter(made["evidence"]))
+    assert answers("fault", cause=made["cause"], metric=metric, update=7)["score"] == 4
+    assert answers("fault", cause=made["cause"], metric=metric, update=1)["score"] == 3
+    assert answers("fault", cause="bad luck", metric="lr", update="x")["score"] == 0
+
+
+def test_an_intervention_is_run_on_hidden_seeds(answers):
+    q = answers("change", beta=0.4)
+    assert q["score"] == pytest.approx(4 + 3, abs=0.1)
+    assert "on the worst seed" in q["tests"][0]["message"]
+
+
+@pytest.mark.parametrize("config, words", [
+    ({"beta": 7}, "from 0.0 to 1.0"), ({"lr": 1}, "may not be changed"),
+    ({"beta": True}, "allowed is a number"), ({"placement": "moon"}, "allowed are 'reward'"),
+    ({"beta": float("nan")}, "allowed is a number"), ({"beta": "__import__('os')"}, "a number")])
+def test_a_configuration_that_is_not_allowed_is_not_run(answers, config, words):
+    q = answers("change", **config)
+    assert q["score"] == 0 and words in q["tests"][0]["message"]
+
+
+def test_an_experiment_that_takes_too_long_is_stopped(tmp_path):
+    task = load_assignment(KINDS_FIXTURE, ("change",))[0]
+    quick = replace(task, checks=task.checks | {"SECONDS": 3.0})
+    began = time.monotonic()
+    found, why = kinds.in_time(quick, {"beta": 0.4, "placement": "loss"}, [1])
+    assert not found and "more than 3 seconds" in why and time.monotonic() - began < 10
+
+
+def test_claims_are_checked_and_prose_goes_to_a_human(answers):
+    q = answers("essay", claims={"mechanism": "the reward model", "direction": "down"},
+                prose="They liked length.")
+    assert [t["score"] for t in q["tests"]] == [3, 0]
+    assert q["marking sheet"]["prose"] == "They liked length."
+    assert q["marking sheet"]["rubric"]
+
+
+# ── The commands ────────────────────────────────────────────────────────────────────────────────
+def test_grade_writes_every_report(tmp_path, capsys):
+    target = {name: tmp_path / name for name in ("r.json", "g.json", "r.html")}
+    code = main(["grade", str(HERE / "submissions/02_wrong.py"), "--assignment", str(FIXTURE),
+                 "--seed", "3", "--json", str(target["r.json"]), "--gradescope",
+                 str(target["g.json"]), "--html", str(target["r.html"]), "--exercise", "q1", "q2"])
+    assert code == 0 and "score: 0 of 8" in capsys.readouterr().out
+    assert json.loads(target["r.json"].read_text())["finished"] is True
+    gradescope = json.loads(target["g.json"].read_text())
+    assert gradescope["score"] == 0 and {t["status"] for t in gradescope["tests"]} == {"failed"}
+    assert "0 of 8 points" in target["r.html"].read_text()
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["/nowhere"], "no folder /nowhere"),
+    (["{here}", "--assignment", "/nowhere"], "an assignment is a folder"),
+    (["{here}", "--assignment", "{here}"], "holds no assignment"),
+    (["{here}", "--exercise", "q9", "--assignment", "{fixture}"], "no question is called 'q9'"),
+    (["{here}", "--json", "/nowhere/x.json"], "make it first"),
+])
+def test_what_cannot_be_graded_is_explained(arguments, words, tmp_path, capsys):
+    said = [a.format(here=tmp_path, fixture=FIXTURE) for a in arguments]
+    assert main(["grade", *said]) == 2
+    error = capsys.readouterr().err
+    assert words in error and "Traceback" not in error
+
+
+def test_the_weak_rung_is_refused_unless_it_is_wanted(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(isolation, "probe", lambda: "weak")
+    command = ["grade", str(HERE / "submissions/00_correct.py"), "--assignment", str(FIXTURE),
+               "--exercise", "q1"]
+    assert main(command) == 2
+    assert "--allow-weak" in capsys.readouterr().err
+    assert main([*command, "--allow-weak"]) == 0
+    assert "not safe against a hostile student" in capsys.readouterr().out
+
+
+# ── A class ─────────────────────────────────────────────────────────────────────────────────────
+@pytest.fixture
+def class_folder(tmp_path):
+    folder = tmp_path / "class"
+    folder.mkdir()
+    for i, name in enumerate(("00_correct", "02_wrong", "18_os_exit_import", "23_syntax_error")):
+        (folder / f"student {i}").mkdir()
+        shutil.copy(HERE / f"submissions/{name}.py", folder / f"student {i}" / "homework.py")
+    (folder / "loose.py").write_bytes((HERE / "submissions/00_correct.py").read_bytes())
+    (folder / "nobody").mkdir()
+    return folder
+
+
+def run_class(folder, target, *options):
+    return main(["grade-class", str(folder), "--csv", str(target), "--assignment", str(FIXTURE),
+                 "--exercise", "q1", "q2", *options])
+
+
+def test_a_class_is_graded_whatever_is_in_it(class_folder, tmp_path, capsys):
+    target = tmp_path / "scores.csv"
+    assert run_class(class_folder, target, "--seed", "4") == 0
+    rows = {row["student"]: row for row in csv.DictReader(target.open())}
+    assert {name: float(row["score"]) for name, row in rows.items()} == {
+        "student 0": 8, "student 1": 0, "student 2": 0, "student 3": 4, "loose.py": 8, "nobody": 0}
+    assert len(list(csv.DictReader((tmp_path / "scores-tests.csv").open()))) == 6 * 8
+    assert "6 submissions" in (tmp_path / "scores.html").read_text()
+
+
+def test_one_students_disaster_is_not_anothers(class_folder, tmp_path, monkeypatch):
+    real = classroom.grade_submission
+
+    def sometimes(path, *rest):
+        if path.name == "student 1":
+            raise RuntimeError("a bug of ours")
+        return real(path, *rest)
+
+    monkeypatch.setattr(classroom, "grade_submission", sometimes)
+    assert run_class(class_folder, tmp_path / "scores.csv") == 0
+    rows = {row["student"]: row for row in csv.DictReader((tmp_path / "scores.csv").open())}
+    assert "a bug of ours" in rows["student 1"]["complaints"]
+    assert float(rows["student 0"]["score"]) == 8
+
+
+def test_a_class_that_was_killed_goes_on_with_the_same_grades(class_folder, tmp_path, monkeypatch):
+    target = tmp_path / "scores.csv"
+    command = [sys.executable, "-m", "rlhf_edu", "grade-class", str(class_folder), "--csv",
+               str(target), "--assignment", str(FIXTURE), "--exercise", "q1", "q2", "--jobs", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    reports = tmp_path / "scores-reports"
+    deadline = time.monotonic() + 120
+    while len(list(reports.glob("*-*.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = {p.name: p.stat().st_mtime_ns for p in reports.glob("*-*.json")}
+    seed = json.loads((reports / "seed.json").read_text())["seed"]
+    assert len(done) >= 2 and not target.exists()
+    assert run_class(class_folder, target) == 0
+    assert json.loads((reports / "seed.json").read_text())["seed"] == seed
+    for name in list(done)[:2]:
+        assert (reports / name).stat().st_mtime_ns == done[name]  # it was not graded again
+
+
+def test_a_report_that_lies_about_its_submission_is_not_believed(class_folder, tmp_path):
+    target = tmp_path / "scores.csv"
+    run_class(class_folder, target, "--seed", "4")
+    report = next((tmp_path / "scores-reports").glob("student_1-*.json"))
+    forged = json.loads(report.read_text()) | {"score": 8, "key": "0" * 24}
+    report.write_text(json.dumps(forged))
+    run_class(class_folder, target, "--seed", "4")
+    rows = {row["student"]: row for row in csv.DictReader(target.open())}
+    assert float(rows["student 1"]["score"]) == 0
+
+
+def test_canvas_gets_a_column(class_folder, tmp_path):
+    book = tmp_path / "canvas.csv"
+    book.write_text("Student,ID,SIS Login ID\nZero,1,student 0\nOne,2,student 1\nGone,3,gone\n")
+    run_class(class_folder, tmp_path / "scores.csv", "--canvas", str(book))
+    rows = list(csv.DictReader((tmp_path / "scores-canvas.csv").open()))
+    assert [row["rlhf_edu"] for row in rows] == ["8", "0", ""]
+
+
+@pytest.mark.parametrize("late, left", [(0, 10), (3600, 10), (3601, 9), (86_400, 9),
+                                        (86_401, 8), (30 * 86_400, 0)])
+def test_the_late_policy(late, left):
+    assert late_score(10, 1000 + late, 1000) == left
+
+
+def test_a_spreadsheet_runs_nothing_that_a_student_wrote(tmp_path):
+    classroom.write_csv(tmp_path / "x.csv", [["=cmd()", "+1", "plain", 3]])
+    assert next(csv.reader((tmp_path / "x.csv").open())) == ["'=cmd()", "'+1", "plain", "3"]
