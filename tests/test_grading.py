@@ -526,3 +526,78 @@ def test_the_late_policy(late, left):
 def test_a_spreadsheet_runs_nothing_that_a_student_wrote(tmp_path):
     classroom.write_csv(tmp_path / "x.csv", [["=cmd()", "+1", "plain", 3]])
     assert next(csv.reader((tmp_path / "x.csv").open())) == ["'=cmd()", "'+1", "plain", "3"]
+
+
+# ── Exports ─────────────────────────────────────────────────────────────────────────────────────
+def test_the_gradescope_zip_grades_by_itself(tmp_path):
+    root = tmp_path / "autograder"
+    (root / "submission").mkdir(parents=True)
+    (root / "venv/bin").mkdir(parents=True)
+    (root / "venv/bin/python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (root / "venv/bin/python").chmod(0o755)
+    shutil.copy(HERE / "submissions/23_syntax_error.py", root / "submission/homework.py")
+    archive = tmp_path / "autograder.zip"
+    assert main(["export", "gradescope", str(archive), "--assignment", str(FIXTURE),
+                 "--exercise", "q1", "q2"]) == 0
+    shutil.unpack_archive(archive, root / "source")
+    script = (root / "source/run_autograder").read_text().replace("/autograder", str(root))
+    subprocess.run(["bash", "-c", script], check=True, stdout=subprocess.DEVNULL)
+    result = json.loads((root / "results/results.json").read_text())
+    assert result["score"] == 4 and len(result["tests"]) == 8
+
+
+def test_the_gradescope_zip_is_the_same_from_the_same_files(tmp_path):
+    for name in ("a.zip", "b.zip"):
+        main(["export", "gradescope", str(tmp_path / name), "--assignment", str(FIXTURE)])
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+def test_nbgrader_takes_the_source_notebooks(tmp_path):
+    pytest.importorskip("nbgrader")
+    assert main(["export", "nbgrader", str(tmp_path), "--assignment", str(FIXTURE),
+                 "--exercise", "q3"]) == 0
+    (tmp_path / "nbgrader_config.py").write_text(
+        'c = get_config()\nc.CourseDirectory.course_id = "x"\n')
+
+    def nbgrader(*words):
+        done = subprocess.run([sys.executable, "-m", "nbgrader", *words], cwd=tmp_path, text=True,
+                              capture_output=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    nbgrader("generate_assignment", "q3")
+    released = (tmp_path / "release/q3/q3.ipynb").read_text()
+    assert "advantages.detach()" not in released and "HIDDEN TESTS" not in released
+    source = (tmp_path / "source/q3/q3.ipynb").read_text()
+    for student, text in (("good", source), ("bad", source.replace("return -(", "return (", 1))):
+        folder = tmp_path / f"submitted/{student}/q3"
+        folder.mkdir(parents=True)
+        (folder / "q3.ipynb").write_text(text)
+    nbgrader("autograde", "q3")
+    nbgrader("export")
+    grades = {r["student_id"]: float(r["score"])
+              for r in csv.DictReader((tmp_path / "grades.csv").open())}
+    assert grades == {"good": 4, "bad": 0}
+
+
+# ── The quiz ────────────────────────────────────────────────────────────────────────────────────
+def test_the_quiz_asks_and_explains(monkeypatch, capsys):
+    typed = iter(["a", "b", "a", "3 4 2 1", "0", ""])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
+    assert main(["quiz", "8"]) == 1
+    said = capsys.readouterr().out
+    assert "3 of 6 right." in said and "That is k2's" in said
+
+
+def test_every_option_of_every_quiz_has_an_explanation():
+    from rlhf_edu.grading.check import SOLUTIONS
+    for task in load_assignment(SOLUTIONS):
+        if task.kind == "quiz":
+            for q in task.checks["questions"](task.generator(1, "")):
+                assert all(words for _, words in q.get("options", {}).values())
+                assert "options" in q or q["explanation"]
+                assert kinds.judge_answer(q, q["answer"])[0]
+
+
+def test_a_quiz_that_is_not_there(capsys):
+    assert main(["quiz", "99"]) == 2
+    assert "no quiz of chapter '99'" in capsys.readouterr().err

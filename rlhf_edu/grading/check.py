@@ -57,13 +57,14 @@ class Run:
 
 
 def exercise_names() -> list[str]:
-    """The exercises there are: one for every NAME_checks.py in solutions/."""
+    """The exercises there are: one for every NAME.py with its NAME_checks.py in solutions/."""
     if not SOLUTIONS.is_dir():
         raise InputError(
             f"check needs the folder {SOLUTIONS}, which is not there: clone the repository and "
             "install it from the clone with `pip install -e .`"
         )
-    return sorted(path.stem.removesuffix("_checks") for path in SOLUTIONS.glob("*_checks.py"))
+    names = sorted(path.stem.removesuffix("_checks") for path in SOLUTIONS.glob("*_checks.py"))
+    return [name for name in names if (SOLUTIONS / f"{name}.py").exists()]
 
 
 def load_exercise(name: str, seed: int = SEED) -> Exercise:

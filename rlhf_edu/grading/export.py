@@ -1,0 +1,159 @@
+"""`rlhf-edu export`: the same questions for Gradescope and for nbgrader.
+
+    rlhf-edu export gradescope FILE.zip [--assignment DIR]    setup.sh, run_autograder, the grader
+    rlhf-edu export nbgrader DIR [--assignment DIR]           a source notebook for each question
+
+The Gradescope image is built once, with network; grading itself needs none. In a notebook's hidden
+tests stand inputs and right numbers, drawn from a seed: nbgrader runs a student's code in the
+grader's own process, so what this package's `grade` promises, nbgrader does not.
+"""
+
+import io
+import json
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlhf_edu import InputError
+from rlhf_edu.grading import check, worker
+from rlhf_edu.grading.assignment import Task, load_assignment
+from rlhf_edu.grading.check import SOLUTIONS
+from rlhf_edu.lab import record
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+SETUP = """#!/usr/bin/env bash
+# Runs once, when the image is built: Python, torch, numpy and bubblewrap.
+set -euo pipefail
+apt-get update && apt-get install -y bubblewrap python3 python3-venv || true
+python3 -m venv /autograder/venv
+/autograder/venv/bin/pip install "torch>=2.6,<2.14" "numpy>=1.26" "safetensors>=0.4" tqdm \\
+    tyro platformdirs matplotlib
+"""
+
+RUN = """#!/usr/bin/env bash
+# Runs for each submission, without network.
+set -uo pipefail
+cd /autograder/source
+mkdir -p /autograder/results
+python=/autograder/venv/bin/python
+[ -x "$python" ] || python=python3
+PYTHONPATH=/autograder/source "$python" -m rlhf_edu grade /autograder/submission \\
+    --assignment /autograder/source/assignment --seed {seed} \\
+    --gradescope /autograder/results/results.json {weak}
+"""
+
+
+def gradescope_zip(target: Path, tasks: list[Task], seed: int, allow_weak: bool) -> None:
+    """An autograder zip: the grader, the assignment, and the two scripts that Gradescope calls."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+
+        def add(name: str, content: str | bytes, mode: int = 0o644) -> None:
+            entry = zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0))  # the same zip from the same files
+            entry.external_attr = mode << 16
+            archive.writestr(entry, content)
+
+        add("setup.sh", SETUP, 0o755)
+        add("run_autograder",
+            RUN.format(seed=seed, weak="--allow-weak" if allow_weak else ""), 0o755)
+        for path in sorted(PACKAGE.rglob("*.py")) + sorted(PACKAGE.glob("*.json")):
+            add(f"rlhf_edu/{path.relative_to(PACKAGE).as_posix()}", path.read_bytes())
+        for task in tasks:
+            for path in sorted(task.folder.glob(f"{task.name}*.py")):
+                if path.stem in (task.name, f"{task.name}_checks"):
+                    add(f"assignment/{path.name}", path.read_bytes())
+    target.write_bytes(out.getvalue())
+
+
+# ── nbgrader ────────────────────────────────────────────────────────────────────────────────────
+def cell(kind: str, source: str, name: str, **flags: Any) -> dict[str, Any]:
+    """A notebook cell with nbgrader's marks."""
+    marks = {"grade": False, "solution": False, "locked": True, "task": False,
+             "schema_version": 3, "grade_id": name} | flags
+    made: dict[str, Any] = {"cell_type": kind, "id": re.sub(r"\W", "-", name)[:60],
+                            "metadata": {"nbgrader": marks}, "source": source}
+    return made | ({"outputs": [], "execution_count": None} if kind == "code" else {})
+
+
+def source_notebook(task: Task, seed: int) -> dict[str, Any]:
+    """A question as a source notebook: task, solution between its marks, and tests."""
+    exercise = check.make_exercise(task.folder, task.name, task.checks,
+                                   task.generator(seed, ""))
+    solution = (task.folder / f"{task.name}.py").read_text(encoding="utf-8")
+    cells = [
+        cell("markdown", f"# {task.name}\n\nWrite the function `{exercise.function}`.",
+             f"{task.name}-task"),
+        cell("code", solution, f"{task.name}-solution", solution=True, locked=False),
+    ]
+    for i, title in enumerate(exercise.titles):
+        test = test_source(exercise, i)
+        if not exercise.public[i]:
+            test = f"# {title}\n### BEGIN HIDDEN TESTS\n{test}\n### END HIDDEN TESTS"
+        cells.append(cell("code", test, f"{task.name}-test-{i + 1}", grade=True,
+                          points=exercise.points[i]))
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    return {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel}, "cells": cells}
+
+
+def literal(value: Any) -> str:
+    """A value as Python that makes it again, digit for digit."""
+    if isinstance(value, torch.Tensor):
+        dtype = str(value.dtype)
+        return f"torch.tensor({value.tolist()!r}, dtype={dtype})"
+    if type(value).__module__ == "numpy":
+        return f"np.array({value.tolist()!r}, dtype={str(value.dtype)!r})"
+    return repr(value)
+
+
+def test_source(exercise: check.Exercise, i: int) -> str:
+    """A test cell: the call, and its right value and gradients as numbers."""
+    arguments, right = exercise.calls[i], exercise.expected[i]
+    tolerance = exercise.tolerance
+    lines = ["import numpy as np", "import torch", "", "inf, nan = float('inf'), float('nan')"]
+    for name, value in arguments.items():
+        lines.append(f"_{name} = {literal(value)}")
+        if name in exercise.gradient_of:
+            lines.append(f"_{name}.requires_grad_()")
+    given = ", ".join(f"{name}=_{name}" for name in arguments)
+    want = worker.unpack(right["value"])
+    lines += [f"_got = {exercise.function}({given})",
+              f"_want = {literal(want)}",
+              "assert tuple(np.shape(_got.detach() if hasattr(_got, 'detach') else _got)) == "
+              "tuple(_want.shape), 'another shape'",
+              f"assert torch.allclose(torch.as_tensor(_got).double(), _want.double(), "
+              f"rtol={tolerance}, atol={tolerance}), 'another value'"]
+    if right["gradients"] is not None:
+        lines.append("_got.backward()")
+        for name, packed in right["gradients"].items():
+            lines += [f"_want = {literal(worker.unpack(packed))}",
+                      f"_grad = torch.zeros_like(_{name}) if _{name}.grad is None else "
+                      f"_{name}.grad",
+                      f"assert torch.allclose(_grad.double(), _want.double(), rtol={tolerance}, "
+                      f"atol={tolerance}), 'another gradient of {name}'"]
+    return "\n".join(lines)
+
+
+def export(kind: str, target: Path, assignment: Path | None, exercises: tuple[str, ...], seed: int,
+           allow_weak: bool) -> int:
+    """Write the export; returns 0."""
+    tasks = load_assignment(assignment or SOLUTIONS, exercises)
+    if not target.parent.is_dir():
+        raise InputError(f"{target}: there is no folder {str(target.parent)!r}; make it first")
+    if kind == "gradescope":
+        gradescope_zip(target, tasks, seed, allow_weak)
+        print(f"wrote {target}: upload it as the autograder")
+        return 0
+    for task in tasks:
+        if task.kind != "implement":
+            print(f"{task.name} is a {task.kind} question, which nbgrader has no place for")
+            continue
+        folder = target / "source" / task.name
+        folder.mkdir(parents=True, exist_ok=True)
+        notebook = json.dumps(source_notebook(task, seed), indent=1, ensure_ascii=False)
+        record.write_text(folder / f"{task.name}.ipynb", notebook + "\n")
+        print(f"wrote {folder / task.name}.ipynb")
+    return 0
