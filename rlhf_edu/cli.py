@@ -131,6 +131,104 @@ def check(exercise: Annotated[Positional[tuple[str, ...]], arg(metavar="EXERCISE
     return check_exercises(exercise)
 
 
+def grade(
+    folder: Annotated[Positional[Path], arg(metavar="FOLDER")],
+    exercise: tuple[str, ...] = (),
+    seed: int | None = None,
+    json_file: Annotated[Path | None, arg(name="json", metavar="FILE")] = None,
+    gradescope: Annotated[Path | None, arg(metavar="FILE")] = None,
+    html: Annotated[Path | None, arg(metavar="FILE")] = None,
+    assignment: Annotated[Path | None, arg(metavar="DIR")] = None,
+    student: str = "",
+    allow_weak: bool = False,
+) -> int:
+    """Grade one submission, isolated from everything else, on inputs that nobody has seen.
+
+    Args:
+        folder: what was handed in, a folder or a file
+        exercise: grade these questions; without any, all of the assignment
+        seed: of the hidden inputs; without one, a new one, which the report names
+        json_file: also write the report to this file
+        gradescope: also write Gradescope's results.json to this file
+        html: also write a page for the student
+        assignment: a folder of questions; without one, the package's own
+        student: a name; another name gets other inputs
+        allow_weak: grade even where nothing keeps a hostile student in
+    """
+    from rlhf_edu.grading.grade import grade_one
+
+    return grade_one(folder, exercise, seed, json_file, gradescope, html, assignment, student,
+                     allow_weak)
+
+
+def grade_class(
+    folder: Annotated[Positional[Path], arg(metavar="FOLDER")],
+    csv: Annotated[Path, arg(metavar="FILE")],
+    jobs: int | None = None,
+    seed: int | None = None,
+    exercise: tuple[str, ...] = (),
+    assignment: Annotated[Path | None, arg(metavar="DIR")] = None,
+    canvas: Annotated[Path | None, arg(metavar="FILE")] = None,
+    due: str = "",
+    late_per_day: float = 0.1,
+    allow_weak: bool = False,
+) -> int:
+    """Grade a folder of submissions; a run that was interrupted goes on where it was.
+
+    Args:
+        folder: every folder or file in it is one student's submission
+        csv: the table of scores; reports and further tables go beside it
+        jobs: submissions at a time; without it, one for each core
+        seed: of the hidden inputs; without one, a new one, kept for a run that goes on
+        exercise: grade these questions; without any, all of the assignment
+        assignment: a folder of questions; without one, the package's own
+        canvas: a gradebook exported by Canvas, to be filled in
+        due: when it was due, such as 2026-11-30T23:59; later files lose points
+        late_per_day: share of the score that each day begun costs
+        allow_weak: grade even where nothing keeps a hostile student in
+    """
+    from rlhf_edu.grading.classroom import grade_class as grade_all
+
+    return grade_all(folder, csv, jobs, seed, exercise, assignment, canvas, due, late_per_day,
+                     allow_weak)
+
+
+def export(
+    kind: Annotated[Positional[str], arg(metavar="gradescope|nbgrader")],
+    target: Annotated[Positional[Path], arg(metavar="FILE|DIR")],
+    assignment: Annotated[Path | None, arg(metavar="DIR")] = None,
+    exercise: tuple[str, ...] = (),
+    seed: int = 0,
+    allow_weak: bool = False,
+) -> int:
+    """Export an assignment: an autograder zip for Gradescope, source notebooks for nbgrader.
+
+    Args:
+        kind: gradescope or nbgrader
+        target: the zip to write, or the folder that gets source/NAME/NAME.ipynb
+        assignment: a folder of questions; without one, the package's own
+        exercise: these questions; without any, all of the assignment
+        seed: of the hidden inputs
+        allow_weak: Gradescope's grader may run where nothing keeps a hostile student in
+    """
+    if kind not in ("gradescope", "nbgrader"):
+        raise InputError(f"export {kind!r}: allowed are gradescope, nbgrader")
+    from rlhf_edu.grading.export import export as write
+
+    return write(kind, target, assignment, exercise, seed, allow_weak)
+
+
+def quiz(chapter: Annotated[Positional[str], arg(metavar="CHAPTER")] = "") -> int:
+    """Ask the questions of a chapter's quiz, and explain every answer.
+
+    Args:
+        chapter: such as 8; without one, all quizzes
+    """
+    from rlhf_edu.grading.quiz import ask
+
+    return ask(chapter)
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command line (by default the one that was typed) and return its exit code."""
     for stream in (sys.stdout, sys.stderr):
@@ -139,9 +237,10 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         try:
             code: int = tyro.extras.subcommand_cli_from_dict(
-                {"cases": cases, "run": run, "check": check},
+                {"cases": cases, "run": run, "check": check, "grade": grade,
+                 "grade-class": grade_class, "quiz": quiz, "export": export},
                 prog="rlhf-edu",
-                description="Run the case studies of the companion, and check your exercises.",
+                description="Run the case studies of the companion, check exercises, and grade them.",
                 args=args,
                 config=(FlagCreatePairsOff,),
             )

@@ -55,7 +55,7 @@ def plain_ppo(config: RLHFConfig, policy: Transformer, critic: Transformer, refe
             old_words, ref_words = of_every_word(policy, x, y), of_every_word(reference, x, y)
             old, ref, old_values = said(old_words, y), said(ref_words, y), values_of(critic, x, y)
             score = (reward_of(reward.model, x, y, mask) - reward.mean) / reward.sd
-            score = score - config.missing_eos_penalty * (y != EOS).all(1)
+            score = score - config.missing_eos_penalty * (y != EOS).all(1) + config.reward_offset
 
         # Rewards: the penalty at every token, the score at the last.
         rewards = torch.zeros_like(mask)
@@ -74,6 +74,12 @@ def plain_ppo(config: RLHFConfig, policy: Transformer, critic: Transformer, refe
             ahead = (delta + config.gamma * config.lam * ahead) * mask[:, t]
             advantages[:, t], next_value = ahead, old_values[:, t] * mask[:, t]
         returns = advantages + old_values
+        if config.advantage != "gae":
+            advantages = among_others(rewards, mask, config.advantage, config.group_size)
+            for t in range(y.shape[1]):
+                left = (rewards * mask)[:, t:]
+                weight = config.gamma ** torch.arange(left.shape[1])
+                returns[:, t] = (left * weight).sum(1) * mask[:, t]
         if config.whiten_advantages:
             advantages = whiten(advantages, mask)
 
@@ -87,8 +93,11 @@ def plain_ppo(config: RLHFConfig, policy: Transformer, critic: Transformer, refe
                 on, words = mask[part], of_every_word(policy, x[part], y[part])
                 new, values = said(words, y[part]), values_of(critic, x[part], y[part])
                 ratio, gain = (new - old[part]).exp(), advantages[part]
-                near = ratio.clamp(1 - config.cliprange, 1 + config.cliprange)
-                policy_loss = -mean_of(torch.min(ratio * gain, near * gain), on)
+                high = 1 + (config.cliprange_high or config.cliprange)
+                surrogate = torch.min(ratio * gain, ratio.clamp(1 - config.cliprange, high) * gain)
+                if config.clip == "upper":
+                    surrogate = ratio.clamp(max=1 + config.cliprange) * gain
+                policy_loss = -mean_of(surrogate, on)
                 step = (values - old_values[part]).clamp(-config.cliprange_value,
                                                          config.cliprange_value)
                 error = (values - returns[part]) ** 2
@@ -141,6 +150,26 @@ def whiten(numbers: Tensor, mask: Tensor) -> Tensor:
     """Mean 0 and standard deviation 1 over real tokens, 0 elsewhere."""
     away = numbers - mean_of(numbers, mask)
     return away / mean_of(away**2, mask).sqrt() * mask
+
+
+def among_others(rewards: Tensor, mask: Tensor, kind: str, size: int) -> Tensor:
+    """Each response's reward against those of the others to its prompt, at each of its tokens."""
+    totals = [sum(r for r, on in zip(row, its, strict=True) if on)
+              for row, its in zip(rewards.tolist(), mask.tolist(), strict=True)]  # fmt: skip
+    lengths, found = mask.sum(1).tolist(), torch.zeros_like(mask)
+    usual = torch.tensor(lengths, dtype=torch.float32).mean().item()  # tokens count in 32 bits
+    for i, (mine, length) in enumerate(zip(totals, lengths, strict=True)):
+        group = totals[i // size * size : (i // size + 1) * size]
+        mean = sum(group) / size
+        if kind == "rloo":
+            lead = mine - (sum(group) - mine) / (size - 1)
+        elif kind == "dr-grpo":
+            lead = mine - mean
+        else:
+            sd = (sum((x - mean) ** 2 for x in group) / size) ** 0.5
+            lead = (mine - mean) / sd * usual / length
+        found[i] = lead * mask[i]
+    return found
 
 
 def estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str) -> Tensor:

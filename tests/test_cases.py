@@ -30,14 +30,16 @@ from hypothesis import strategies as st
 import rlhf_edu
 from rlhf_edu import InputError, cli
 from rlhf_edu.cases import CASES, conflicting_signals, evidence, experiment, report, stages
+from rlhf_edu.cases.case import load_case
 from rlhf_edu.cases.evidence import Observation, Run, Seed, grade, interval, ratio, spearman, weigh
-from rlhf_edu.cases.stages import Place, prepare, run_arm
+from rlhf_edu.cases.stages import Place, prepare, run_arm, run_probe
 from rlhf_edu.lab import helpdesk, record
 from rlhf_edu.lab.machine import settle
 
 EXTRA = Path(__file__).parent / "extra_cases"
-STAGES = ("reference", "reward-biased", "reward-thin")
+STAGES = ("reference", "labels-biased", "labels-thin", "reward-biased", "reward-thin")
 ARMS = ("hacked", "no-penalty", "k1-in-reward", "thin-coverage")
+PROBES = ("probe-measured",)
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
 
 
@@ -244,7 +246,8 @@ def hand_made(number: int, story: dict[str, float], change: dict[str, float]) ->
         final = {name: given[label] for name, label in evidence.REGRESSIONS.items()}
         final |= {"kl/exact": given["kl"], "rm/mean": own_reading}
         base = dict.fromkeys(evidence.REGRESSIONS, 10.0) | {"rm/mean": 0.5}
-        return Run([], [], final, base, {"rm/mean": given["rm"]}, [])
+        exams = [base | {"update": 0, "kl/exact": 0.0}, final | {"update": 2}]
+        return Run([], exams, final, base, {"rm/mean": given["rm"]}, [])
 
     models = {"biased": {"labels": 60, "replies": 120}, "other": {"labels": 50, "replies": 400.0}}
     return Seed(number, {"story": run(story, 77.0), "change": run(change, -5.0)}, models)
@@ -261,7 +264,7 @@ def test_weigh_by_hand() -> None:
                   dict.fromkeys(measures, 10.0)
                   | {"rm": 2.5, "kl": 5.0, "LEN": 8.0, "DIRECT": 9.0, "SALES": 11.0}),
     ]  # fmt: skip
-    found = weigh("change", "what", "story", "other", seeds)
+    found = weigh("change", "what", "story", "other", evidence.REGRESSIONS, seeds)
     assert (found.arm, found.what, found.kl) == ("change", "what", 4.0)
     assert (found.labels, found.replies) == (50, 400)
     # The judge's readings: (1 + 2) of (2 + 4).
@@ -269,6 +272,9 @@ def test_weigh_by_hand() -> None:
     assert {name: share[0] for name, share in found.removed.items()} == pytest.approx(
         dict.fromkeys(measures, 1.0) | {"LEN": 0.0, "DIRECT": 0.5, "SALES": 1.5}
     )
+    # The story passed the KL of 3 and of 5 after a third and five ninths of its way down.
+    beyond = [10.0 - (10 - 4 * 3 / 9), 10.0 - (10 - 2 * 5 / 9)]
+    assert found.beyond_stopping == pytest.approx((statistics.fmean(beyond), *interval(beyond)))
 
 
 def still(seed: int) -> Seed:
@@ -285,12 +291,14 @@ def still(seed: int) -> Seed:
 @pytest.mark.filterwarnings("error")
 def test_a_run_in_which_nothing_moves_is_graded_too() -> None:
     seeds = [still(seed) for seed in range(5)]
-    for claim in (*conflicting_signals.OBSERVATIONS, conflicting_signals.CONTROL):
+    for claim in conflicting_signals.OBSERVATIONS:
         json.dumps(experiment.as_json(grade(claim, seeds)), allow_nan=False)
     rises = next(c for c in conflicting_signals.OBSERVATIONS if c.id == "kl-rises")
     assert grade(rises, seeds).values == [0.0] * 5
-    remedy = weigh("both-changes", "", conflicting_signals.STORY, "matched", seeds)
-    assert math.isnan(remedy.reward_kept[0])
+    remedy = weigh("both-changes", "", conflicting_signals.STORY, "matched", evidence.REGRESSIONS,
+                   seeds)
+    assert math.isnan(remedy.reward_kept[0]) and math.isnan(remedy.worth)
+    assert remedy.beyond_stopping == (0, 0, 0)
 
 
 # ── The tiny case ───────────────────────────────────────────────────────────────────────────────
@@ -324,7 +332,7 @@ def no_tick(seconds: float) -> None:
 
 @pytest.fixture(scope="module")
 def prepared(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An output folder in which the reference and the reward models of seed 3 are finished."""
+    """An output folder in which reference, labels and reward models of seed 3 are finished."""
     out = tmp_path_factory.mktemp("prepared") / "out"
     prepare(tiny.RECIPE, Place(out, 3, "cpu", fresh=False, resume=False), no_tick)
     return out
@@ -337,6 +345,8 @@ def whole(tiny: Any, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -
     shutil.copytree(prepared, out)
     for arm in ARMS:
         run_arm(tiny.RECIPE, arm, Place(out, 3, "cpu", fresh=False, resume=False), no_tick)
+    run_probe(tiny.RECIPE, "measured", tiny.measured,
+              Place(out, 3, "cpu", fresh=False, resume=False), no_tick)
     return out
 
 
@@ -347,8 +357,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def one_after_another(name: str, places: list[Place], tick: Any, seed_done: Any) -> None:
         for place in places:
-            for arm in (None, *ARMS):
-                experiment.work(name, arm, place, tick)
+            for round_of_jobs in experiment.jobs(load_case(name)):
+                for job in round_of_jobs:
+                    experiment.work(name, job, place, tick)
             seed_done(place.seed)
 
     def counted(name: str, train: Callable[..., Any]) -> Callable[..., Any]:
@@ -360,12 +371,13 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(experiment, "in_processes", one_after_another)
     monkeypatch.setattr(report, "write_report", lambda *everything: None)
-    for name in ("train_sft", "train_reward_model", "train_rlhf"):
+    for name in MAKERS:
         monkeypatch.setattr(stages, name, counted(name, getattr(stages, name)))
     return seen
 
 
-EVERYTHING = ["train_sft"] + 2 * ["train_reward_model"] + 4 * ["train_rlhf"]
+MAKERS = ("train_sft", "collect_preferences", "train_reward_model", "train_rlhf", "Room")
+EVERYTHING = [name for name, n in zip(MAKERS, (1, 2, 2, 4, 1), strict=True) for _ in range(n)]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -378,10 +390,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def same_runs(a: Path, b: Path, seed: int = 3) -> None:
-    """Two output folders hold the same seven runs of a seed, bit for bit."""
+    """Two output folders hold the same ten runs of a seed, bit for bit."""
     runs = contents(a / f"seed-{seed}")
-    assert {path.split(os.sep)[0] for path in runs} == {*STAGES, *ARMS}
-    assert {f"{run}{os.sep}model.safetensors" for run in (*STAGES, *ARMS)} <= runs.keys()
+    assert {path.split(os.sep)[0] for path in runs} == {*STAGES, *ARMS, *PROBES}
+    assert {f"{run}{os.sep}model.safetensors" for run in (*STAGES, *ARMS)
+            if not run.startswith("labels-")} <= runs.keys()
+    assert {f"labels-{raters}{os.sep}preferences.safetensors" for raters in ("biased", "thin")} \
+        <= runs.keys()
     assert runs.keys() == contents(b / f"seed-{seed}").keys()
     for name, content in contents(b / f"seed-{seed}").items():
         assert runs[name] == content, name
@@ -423,8 +438,9 @@ def test_what_is_done_is_not_done_again(
 
 
 def test_another_seed_is_other_work(
-    cache: Path, trained: list[str], complete: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
+    cache: Path, tiny: Any, trained: list[str], complete: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+) -> None:  # fmt: skip
     out = tmp_path / "out"
     shutil.copytree(complete[0], out)
     assert run_tiny("--out", out, "--seeds", "3", "4", "--json", tmp_path / "a.json") == 0
@@ -435,8 +451,8 @@ def test_another_seed_is_other_work(
     observations = record.read_json(tmp_path / "a.json")["observations"]
     assert all(len(observation["per_seed"]) == 2 for observation in observations)
     assert all(observation["low"] is not None for observation in observations)
-    alone = complete[1]["observations"]
-    assert [o["per_seed"][0] for o in observations] == [o["per_seed"][0] for o in alone]
+    both = zip(observations, complete[1]["observations"], tiny.OBSERVATIONS, strict=True)
+    assert all(two["per_seed"][0] == one["per_seed"][0] for two, one, o in both if not o.pooled)
 
 
 @pytest.fixture
@@ -519,15 +535,20 @@ def test_the_code_digest_sees_every_change_of_concepts_and_laboratory(
 def test_a_stage_is_keyed_by_its_own_settings_and_by_those_before_it(
     tiny: Any, whole: Path, prepared: Path, tmp_path: Path
 ) -> None:
-    """An arm holds the keys of its reward model and of the judge; those hold the reference's."""
-    configs = {run: record.read_json(whole / "seed-3" / run / "config.json") for run in STAGES}
-    reference, biased, thin = (configs[run] for run in STAGES)
-    assert biased["parents"] == thin["parents"] == [reference["key"]]
+    """An arm holds the keys of its reward model and of the judge; those hold their labels'; those
+    hold the reference's. A probe holds them all."""
+    configs = {run: record.read_json(whole / "seed-3" / run / "config.json")
+               for run in (*STAGES, *PROBES)}  # fmt: skip
+    reference, labels, thin_labels, biased, thin, probe = configs.values()
+    assert reference["parents"] == []
+    assert labels["parents"] == thin_labels["parents"] == [reference["key"]]
+    assert biased["parents"] == [labels["key"]] and thin["parents"] == [thin_labels["key"]]
     arms = {arm: record.read_json(whole / "seed-3" / arm / "config.json") for arm in ARMS}
-    assert arms["hacked"]["parents"] == [biased["key"], biased["key"]]
+    assert arms["hacked"]["parents"] == [biased["key"]]
     assert arms["thin-coverage"]["parents"] == [thin["key"], biased["key"]]
     keys = [config["key"] for config in (*configs.values(), *arms.values())]
-    assert len(set(keys)) == 7
+    assert len(set(keys)) == 10
+    assert sorted(probe["parents"]) == sorted(set(keys) - {probe["key"]})
     assert arms["hacked"]["config"]["rlhf"]["seed"] == reference["config"]["sft"]["seed"] == 3
 
     shutil.copytree(prepared, tmp_path / "out")
@@ -558,7 +579,9 @@ def complete(
     return folder / "out", result
 
 
-def test_the_json_has_the_keys_that_others_rely_on(complete: tuple[Path, dict[str, Any]]) -> None:
+def test_the_json_has_the_keys_that_others_rely_on(
+    tiny: Any, complete: tuple[Path, dict[str, Any]]
+) -> None:
     out, result = complete
 
     def strict(name: str) -> None:
@@ -568,21 +591,30 @@ def test_the_json_has_the_keys_that_others_rely_on(complete: tuple[Path, dict[st
     content = json.loads(text, parse_constant=strict)
     assert content == result == json.loads((out / "result.json").read_text(encoding="utf-8"))
     promised = {"name", "reproduced", "observations", "seeds", "device", "wall_s"}
-    assert content.keys() == promised | {"remedies", "control"}
+    assert content.keys() == promised | {"remedies", "winner"}
     promised = {"id", "claim", "value", "low", "high", "worst", "threshold", "holds"}
-    for observation in (*content["observations"], content["control"]):
-        assert observation.keys() == promised | {"median", "per_seed"}
+    for observation in content["observations"]:
+        assert observation.keys() == promised | {"median", "per_seed", "paper"}
     assert (content["name"], content["seeds"], content["device"]) == ("tiny", [3], "cpu")
-    assert [o["id"] for o in content["observations"]] == ["reward-known", "gold-leaps", "kl-rises"]
+    assert [o["id"] for o in content["observations"]] == [o.id for o in tiny.OBSERVATIONS]
     assert content["observations"][0]["low"] is None and content["reproduced"] is False
     assert [r["arm"] for r in content["remedies"]] == ["k1-in-reward", "thin-coverage"]
+    assert all(math.isfinite(r["beyond_stopping"][0]) and r["beyond_stopping"][1] is None
+               for r in content["remedies"])  # fmt: skip
+    assert content["winner"].split()[0] in tiny.REMEDIES
+
+
+def test_a_case_may_write_documents_of_its_own(complete: tuple[Path, dict[str, Any]]) -> None:
+    assert (complete[0] / "card.md").read_text(encoding="utf-8") == "# 1 seeds\n"
 
 
 def test_what_is_read_is_what_was_written(
     tiny: Any, complete: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     raters_of = {arm: settings.raters for arm, settings in tiny.RECIPE.arms.items()}
-    seed = evidence.read_seed(complete[0] / "seed-3", 3, raters_of)
+    seed = evidence.read_seed(complete[0] / "seed-3", 3, raters_of, (), tiny.PROBES)
+    assert seed.probes["measured"]["seed"] == 3 and seed.probes["measured"]["drift"] > 0
+    assert math.isnan(seed.probes["measured"]["nothing"])
     assert seed.runs.keys() == set(ARMS) and seed.reward_models.keys() == {"biased", "thin"}
     for arm, run in seed.runs.items():
         assert [update["update"] for update in run.updates] == [1, 2, 3, 4, 5, 6]
@@ -681,12 +713,13 @@ def test_the_report_shows_every_claim_and_both_replies(
     tiny: Any, page: Page, complete: tuple[Path, dict[str, Any]]
 ) -> None:
     """Words such as < and & come through as words: the page's text is what was to be said."""
-    for words in (tiny.TITLE, tiny.QUESTION, tiny.THIN_STORY, tiny.CONTROL.claim):
+    for words in (tiny.TITLE, tiny.QUESTION, *tiny.REPLIES.values(), tiny.PICTURES[0].heading,
+                  tiny.PICTURES[0].caption, complete[1]["winner"]):
         assert words in page.everything
     assert 'opens its report: 1 < 2 & "so on".' in page.everything
     for claim in tiny.OBSERVATIONS:
         assert claim.claim in page.cells
-    for what in tiny.REMEDIES.values():
+    for what in (*tiny.REMEDIES.values(), *tiny.TRIED[0], tiny.OBSERVATIONS[0].paper):
         assert what in page.cells
     for arm in ("hacked", "thin-coverage"):
         for sample in record.read_lines(complete[0] / "seed-3" / arm / "samples.jsonl")[-5:]:
@@ -726,7 +759,8 @@ def test_the_output_says_each_verdict(
     assert run_tiny("--out", complete[0], "--seeds", "3") == 0
     out = capsys.readouterr().out
     for claim in tiny.OBSERVATIONS:
-        line = next(line for line in out.splitlines() if line.endswith(claim.claim))
+        ending = claim.claim + (f" (paper: {claim.paper})" if claim.paper else "")
+        line = next(line for line in out.splitlines() if line.endswith(ending))
         assert "NOT REPRODUCED" in line and "–" in line and "nan" not in line
     assert "at least 5 seeds" in out and str(complete[0] / "report.html") in out
     assert run_tiny("--out", complete[0], "--seeds", "3", "--check") == 1
@@ -792,7 +826,7 @@ def test_a_kill_in_any_write_loses_nothing(
         assert len(writes_of(place, tiny.RECIPE, end_before=moment)) == moment + 1
         ticks: list[float] = []
         run_arm(tiny.RECIPE, "hacked", place, ticks.append)
-        done = ticks[0] / stages.UPDATE_COST
+        done = ticks[0] / stages.update_cost(tiny.RECIPE.arms["hacked"].rlhf)
         assert done == (4 if moment > state else 0), "it goes on from where the state was"
         record.verify(place.folder("hacked"))
         assert contents(place.folder("hacked")) == contents(whole / "seed-3" / "hacked")
@@ -810,7 +844,7 @@ def test_kill_9_at_any_moment_loses_nothing(
 
     stopped_at = []
     for number in range(7):
-        delay = 0.1 * (number + random.random())
+        delay = 0.1 * (number % 4 + random.random())
         monkeypatch.setenv("RLHF_EDU_CACHE", str(tmp_path / f"cache-{number}"))
         place = Place(tmp_path / str(number), 3, "cpu", fresh=False, resume=True)
         child = os.fork()
@@ -819,6 +853,10 @@ def test_kill_9_at_any_moment_loses_nothing(
                 train(place)
             finally:
                 os._exit(0)
+        if number >= 4:  # the last ones come while the policy is trained, however slow that is
+            lines, delay = place.folder("hacked") / "metrics.jsonl", delay / 20
+            while not lines.exists() or lines.read_bytes().count(b"\n") < number - 3:
+                time.sleep(0.001)
         time.sleep(delay)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -966,7 +1004,7 @@ def test_a_run_in_processes_that_is_interrupted_again_and_again(
     same_runs(out, whole)
 
 
-def end_at_once(name: str, arm: str | None, place: Place) -> None:
+def end_at_once(name: str, job: experiment.Job, place: Place) -> None:
     """Instead of a job: ends the worker as the system does when memory runs out."""
     os._exit(9)
 
@@ -1105,7 +1143,7 @@ def test_a_cache_that_cannot_be_written(
     assert trained == [] and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("run", ["reference", "reward-thin", "hacked"])
+@pytest.mark.parametrize("run", ["reference", "reward-thin", "hacked", "probe-measured"])
 @pytest.mark.parametrize(
     "name, damage",
     [
@@ -1129,7 +1167,7 @@ def test_damage_to_a_finished_run(
     if damage is None:
         file.unlink()
     else:
-        whole = file.read_bytes()
+        whole = file.read_bytes() if file.exists() else b""
         file.write_bytes(damage(whole))
         if file.read_bytes() == whole:
             pytest.skip(f"{run} has no such field")
@@ -1189,10 +1227,11 @@ def test_a_full_disk_loses_nothing(
     monkeypatch.setenv("RLHF_EDU_CACHE", str(cache))
     line = refused(capsys, "--out", out)
     assert "No space left" in line and str(small_disk) in line and "--resume" in line
-    stages_done = [run for run in (*STAGES, *ARMS) if record.is_finished(out / "seed-3" / run)]
-    assert stages_done and len(stages_done) < 7
+    every = (*STAGES, *ARMS, *PROBES)
+    stages_done = [run for run in every if record.is_finished(out / "seed-3" / run)]
+    assert stages_done and len(stages_done) < 10
     subprocess.run(["mount", "-o", "remount,size=5m", str(small_disk)], check=True)
     trained.clear()
     assert run_tiny("--out", out, "--seeds", "3", "--resume") == 0
-    assert len(trained) == 7 - len(stages_done)
+    assert len(trained) == 10 - len(stages_done)
     same_runs(out, whole)

@@ -13,7 +13,7 @@ import pytest
 
 import rlhf_edu
 from rlhf_edu import InputError, cli
-from rlhf_edu.cases import CASES
+from rlhf_edu.cases import CASES, STUDIES
 
 
 def type_in(*words: str, program: tuple[str, ...] = ("-m", "rlhf_edu")) -> Any:
@@ -72,8 +72,21 @@ def test_installed_command_is_the_same_as_the_module() -> None:
 def test_cases_are_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["cases"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.partition(":")[0] for line in lines] == list(CASES)
+    heads = [i for i, line in enumerate(lines) if not line.startswith(" ")]
+    assert heads == [0, 1 + len(CASES)] and len(lines) == 2 + len(CASES) + len(STUDIES)
+    assert all("rlhf-edu run NAME" in lines[i] for i in heads)
+    names = [line.strip().partition(":")[0] for line in lines if line.startswith("  ")]
+    assert names == [*CASES, *STUDIES]
     assert all(len(line) < 100 for line in lines)
+
+
+def test_a_study_is_run_by_its_name_too(calls: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "kl-estimators", "--seeds", "1"]) == 0
+    assert [(name, seeds) for name, seeds, *_ in calls] == [("kl-estimators", [1])]
+    assert cli.main(["run", "kl-estimator"]) == 2
+    line = one_line(capsys.readouterr().err)
+    assert "did you mean 'kl-estimators'?" in line
+    assert all(name in line for name in (*CASES, *STUDIES))
 
 
 @pytest.mark.parametrize(
@@ -206,4 +219,4 @@ def test_console_without_the_letters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(console, encoding="ascii"))
     monkeypatch.setattr(cli, "CASES", {"x": "the coefficient β"})
     assert cli.main(["cases"]) == 0
-    assert console.getvalue().split() == b"x: the coefficient ?".split()
+    assert b"x: the coefficient ?".split() == console.getvalue().splitlines()[1].split()

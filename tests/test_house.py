@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import rlhf_edu
-from rlhf_edu.cases import CASES
+from rlhf_edu.cases import CASES, STUDIES
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "rlhf_edu"
@@ -95,10 +95,41 @@ def test_no_drawer_for_odd_things() -> None:
     ]
 
 
+CASES_FOLDER = PACKAGE / "cases"
+CASE_FILES = [
+    file
+    for folder, names in ((CASES_FOLDER, CASES), (CASES_FOLDER / "studies", STUDIES))
+    for file in (folder / f"{name.replace('-', '_')}.py" for name in names)
+    if file.exists()
+]
+SHARED = {f"rlhf_edu.cases.{name}" for name in ("case", "evidence", "pictures", "stages", "world")}
+
+
+@pytest.mark.parametrize("file", CASE_FILES, ids=module_of)
+def test_a_case_imports_the_laboratory_and_what_cases_share_but_no_other_case(file: Path) -> None:
+    ours = {name for name in modules_imported(file) if name.startswith("rlhf_edu.cases")}
+    assert ours <= SHARED
+
+
+def test_what_cases_share_imports_no_case() -> None:
+    cases = {module_of(file) for file in CASE_FILES}
+    for file in (f for f in CASES_FOLDER.rglob("*.py") if f not in CASE_FILES):
+        assert not modules_imported(file) & cases, module_of(file)
+
+
+def test_importing_a_case_imports_nothing_that_draws() -> None:
+    """The processes that train import every case's file, and do not need matplotlib."""
+    names = ", ".join(map(module_of, CASE_FILES))
+    code = f"import {names}, sys; sys.exit('matplotlib' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     "code",
     [
         "import rlhf_edu",
+        "import rlhf_edu.cases, rlhf_edu.cases.studies",
         "import rlhf_edu.cli",
         "import rlhf_edu.cli; rlhf_edu.cli.main(['cases'])",
         "import rlhf_edu.cli; rlhf_edu.cli.main(['run', 'no-such-case'])",
@@ -137,8 +168,8 @@ def test_readmes_make_targets_exist() -> None:
 def test_readmes_commands_exist() -> None:
     used = [command.split() for command in commands_in(README, "rlhf-edu")]
     assert {words[0] for words in used} == {"cases", "run", "check"}
-    named = {words[1] for words in used if words[0] == "run" and words[1:]} - {"takes"}
-    assert named == set(CASES)
+    named = {words[1] for words in used if words[0] == "run" and words[1:]} - {"takes", "NAME"}
+    assert set(CASES) <= named <= {*CASES, *STUDIES}
 
 
 def test_readmes_options_exist() -> None:

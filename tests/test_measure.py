@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 from rlhf_edu.lab import helpdesk, measure
-from rlhf_edu.lab.evaluate import ExamConfig, filler_effect, make_exam, refusals
+from rlhf_edu.lab.evaluate import (
+    ExamConfig,
+    answer,
+    exam_rows,
+    filler_effect,
+    make_exam,
+    refusals,
+    rewards_found,
+)
 from rlhf_edu.lab.gold import gold_score, reply_mask, style_of
 from rlhf_edu.lab.helpdesk import EOS, PAD
 from rlhf_edu.lab.measure import Rollout
@@ -352,6 +360,10 @@ def test_an_update_is_its_batch_and_the_mean_of_its_passes():
                   r.returns)  # fmt: skip
     lead = [old - ref for old, ref, *_ in rows]
     paid, score = sum(row[3] for row in rows) / 16, r.scores.mean().item()
+    scores = r.scores.tolist()
+    penalties = [sum(x for x, on in zip(rewards, mask, strict=True) if on) - score_of_it
+                 for rewards, mask, score_of_it in zip(r.rewards.tolist(), r.mask.tolist(), scores,
+                                                       strict=True)]  # fmt: skip
     want = {
         "objective/kl": sum(lead) / 16,
         "objective/kl_k2": sum(0.5 * x**2 for x in lead) / 16,
@@ -360,6 +372,7 @@ def test_an_update_is_its_batch_and_the_mean_of_its_passes():
         "objective/scores": score,
         "objective/rlhf_reward": paid,
         "objective/non_score_reward": paid - score,
+        "objective/kl_variance_share": np.var(penalties) / (np.var(penalties) + np.var(scores)),
         "objective/entropy": -sum(old for old, *_ in rows) / 16,
         "style/length": len(rows) / 16,
         "critic/explained_variance": 1
@@ -650,3 +663,86 @@ def test_the_win_probability_is_in_the_reward_models_own_unit(reference, perturb
     half.sd = 1.0
     found, _ = make_exam(CONFIG, 200, reference, half, 24)(perturbed)
     assert abs(found["rm/win_probability"] - 0.5) < abs(sat[1][0]["rm/win_probability"] - 0.5)
+
+
+def test_an_exam_asks_held_out_prompts_each_twice_in_a_row():
+    rows = exam_rows(3, 200)
+    assert rows.shape == (400,) and torch.equal(rows[::2], rows[1::2])
+    assert all(PROMPTS[row].held_out for row in rows.tolist())
+    assert torch.equal(exam_rows(3, 200), rows) and not torch.equal(exam_rows(4, 200), rows)
+
+
+def test_answers_depend_on_prompts_policy_and_seed(reference, perturbed):
+    rows = exam_rows(3, 40)
+    again = replies_of(reference, 40)[1]
+    replies = answer(reference, rows, CONFIG.seed, 24)
+    assert torch.equal(replies, again) and not torch.equal(replies[::2], replies[1::2])
+    for other in (answer(perturbed, rows, 3, 24), answer(reference, rows, 9, 24),
+                  answer(reference, rows, 3, 24, 0.5)):  # fmt: skip
+        assert other.shape == (80, 24) and not torch.equal(other, replies)
+
+
+def test_replies_of_the_reference_that_are_known_are_not_sampled_again(
+    reference, perturbed, monkeypatch
+):
+    plain = make_exam(CONFIG, 30, reference, CountsTokens(), 24)(perturbed)
+    known, asked = answer(reference, exam_rows(3, 30), 3, 24), []
+
+    def counting(policy, *args):
+        asked.append(policy)
+        return answer(policy, *args)
+
+    monkeypatch.setattr("rlhf_edu.lab.evaluate.answer", counting)
+    exam = make_exam(CONFIG, 30, reference, CountsTokens(), 24, reference_replies=known)
+    assert exam(perturbed) == plain and asked == [perturbed]
+    assert make_exam(CONFIG, 30, reference, CountsTokens(), 24)(perturbed) == plain
+    assert asked == [perturbed, reference, perturbed]
+    changed = known.clone()
+    changed[:, 0], changed[:, 1:] = EOS, PAD
+    exam = make_exam(CONFIG, 30, reference, CountsTokens(), 24, reference_replies=changed)
+    found, texts = exam(perturbed)
+    assert all(text["reference_reply"] == "" for text in texts)
+    assert found["gold/total"] == plain[0]["gold/total"]
+    assert found["gold/win_rate"] != plain[0]["gold/win_rate"]
+
+
+class CountsLetters(CountsTokens):
+    """Another reward model, in another gauge: minus a tenth a letter."""
+
+    def __init__(self):
+        super().__init__()
+        self.sd = 0.7
+
+    def __call__(self, prompts: Tensor, responses: Tensor) -> Tensor:
+        return torch.tensor([-0.1 * len(helpdesk.decode(row)) for row in responses])
+
+
+def test_a_judge_reads_the_same_replies_as_an_exam_of_its_own_would(reference, perturbed):
+    exam = make_exam(CONFIG, 60, reference, CountsTokens(), 24)
+    found, texts = exam(perturbed, CountsLetters())
+    alone, same_texts = exam(perturbed)
+    judged = {k.removeprefix("judge/"): v for k, v in found.items() if k.startswith("judge/")}
+    assert {k: v for k, v in found.items() if not k.startswith("judge/")} == alone
+    assert texts == same_texts
+    other = make_exam(CONFIG, 60, reference, CountsLetters(), 24)(perturbed)[0]
+    assert judged == {k: v for k, v in other.items() if k.startswith("rm/")}
+    assert judged.keys() == {k for k in alone if k.startswith("rm/")}
+    assert judged["rm/mean"] < 0 < alone["rm/mean"]
+
+
+def test_what_a_reward_model_makes_of_replies_by_hand():
+    """Two prompts, two replies each; the unit of the gauge is half a log-odd."""
+    now, base = torch.tensor([3.0, 1.0, 0.0, 4.0]), torch.tensor([1.0, 1.0, 2.0, 2.0])
+    gold, base_gold = torch.tensor([1.0, 0, 1, 0]), torch.tensor([0.0, 1, 0, 1])
+    length, base_length = torch.tensor([6.0, 4, 4, 6]), torch.tensor([4.0, 4, 4, 6])
+    model = SimpleNamespace(sd=0.5)
+    found = rewards_found(model, (now, base), gold, base_gold, length, base_length)
+    close(found["rm/mean"], 2.0)
+    odds = [1 / (1 + math.exp(-0.5 * x)) for x in (2, 0, -2, 2)]
+    close(found["rm/win_probability"], sum(odds) / 4)
+    close(found["rm/length_correlation"], 6 / math.sqrt(10 * 4))  # ±1, ±2 with ±1, ±1
+    close(found["rm/accuracy_in"], 0.5)  # both rewards of the reference's pairs are ties
+    close(found["rm/accuracy_on"], 0.5)  # right, wrong
+    # 4 tokens: (1 + 0)/2 − (1 + 1 + 2)/3; 6: (3 + 4)/2 − 2; half of the replies each; of 2 − 1.5.
+    close(found["rm/gain_beyond_length"], (0.5 * (0.5 - 4 / 3) + 0.5 * 1.5) / 0.5)
+    assert len(found) == 6

@@ -60,14 +60,16 @@ class Both:
     def __init__(self, config: RLHFConfig, monkeypatch: pytest.MonkeyPatch, as_on_a_gpu: bool):
         reference, reward_model = frozen_models()
         self.state = rlhf.start(config, reference, reward_model)
+        critic = copy.deepcopy(self.state.value)
         self.gradients: list[list[Tensor]] = []
         self.metrics: list[dict[str, float]] = []
         asked: list[tuple[Tensor, Tensor]] = []
 
-        def sampled(policy: Transformer, prompts: Tensor, *args, every_logprob: Tensor, **settings):
+        def sampled(policy, prompts, length, luck, temperature, every_logprob, copies):
             every_logprob.fill_(-1.0 if as_on_a_gpu else torch.nan)  # where no reply is: unread
-            responses, logprobs = sample(policy, prompts, *args, every_logprob=every_logprob,
-                                         **settings)  # fmt: skip
+            responses, logprobs = sample(policy, prompts, length, luck, temperature, every_logprob,
+                                         copies)  # fmt: skip
+            assert copies == config.group_size
             asked.append((prompts, responses))
             return responses, logprobs
 
@@ -89,17 +91,20 @@ class Both:
         # Every random number again, in the order in which the run drew them.
         luck, batches = generator(config.seed), list[Batch]()
         for prompts, responses in asked:
-            rows = helpdesk.draw_prompts(DESK, config.batch_size, luck)
+            rows = helpdesk.draw_prompts(DESK, config.batch_size // config.group_size, luck)
             assert torch.equal(DESK.prompts[rows], prompts)
+            prompts = torch.stack([prompts] * config.group_size, 1).flatten(0, 1)
             torch.rand(config.batch_size, config.response_length, generator=luck)
             n_passes = config.num_ppo_epochs if not config.target_kl else 1
             orders = [torch.randperm(config.batch_size, generator=luck) for _ in range(n_passes)]
             batches.append((prompts, responses, orders))
         assert len(batches) == config.updates
 
-        self.policy, self.critic = copy.deepcopy(reference), copy.deepcopy(reward_model.model)
-        torch.nn.init.zeros_(self.critic.head.weight)
-        torch.nn.init.zeros_(self.critic.head.bias)
+        self.policy, self.critic = copy.deepcopy(reference), critic
+        if config.critic_init == "reward model":
+            self.critic = copy.deepcopy(reward_model.model)
+            torch.nn.init.zeros_(self.critic.head.weight)
+            torch.nn.init.zeros_(self.critic.head.bias)
         self.plain: Plain = plain_ppo(config, self.policy, self.critic, reference, reward_model,
                                       batches)  # fmt: skip
 
@@ -131,6 +136,15 @@ CASES: dict[str, dict] = {
     "one minibatch": {"num_mini_batches": 1, "num_ppo_epochs": 4},
     "a row a minibatch": {"num_mini_batches": 14, "num_ppo_epochs": 1},
     "replies of one token": {"response_length": 1},
+    "clipped above alone, as printed": {"clip": "upper"},
+    "clipped later above than below": {"cliprange_high": 0.3},
+    "a reward model that nobody centred": {"reward_offset": 4.0},
+    "a critic that starts from nothing": {"critic_init": "random"},
+    **{f"{kind} in groups of {size}": {
+        "advantage": kind, "group_size": size, "whiten_advantages": white}
+        for kind, size, white in (("rloo", 2, False), ("grpo", 7, False), ("dr-grpo", 7, False),
+                                  ("rloo", 7, True), ("grpo", 2, True))},
+    "critic beside groups": {"group_size": 7},
 }  # fmt: skip
 
 

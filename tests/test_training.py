@@ -22,6 +22,7 @@ from rlhf_edu import InputError
 from rlhf_edu.advantage import gae
 from rlhf_edu.kl_penalty import kl_loss
 from rlhf_edu.lab import helpdesk, record, rlhf
+from rlhf_edu.lab.dpo import DPOConfig
 from rlhf_edu.lab.evaluate import ExamConfig
 from rlhf_edu.lab.gold import reply_mask
 from rlhf_edu.lab.helpdesk import AgentConfig
@@ -191,6 +192,24 @@ def test_fine_tuning_reads_random_minibatches_as_padded_rows_would_be_read(monke
     train_sft(FEW, TINY, CPU, loss_fn)
     assert len(seen) == len(batches) == 14
     assert not torch.equal(batches[0][1], batches[7][1])
+
+
+def test_fine_tuning_imitates_the_agents_that_it_is_given(monkeypatch):
+    """Agents without any habit, and agents who sell at every turn."""
+    demonstrate, kept = helpdesk.demonstrate, []
+
+    def demonstrated(*args):
+        kept.append(demonstrate(*args))
+        return kept[-1]
+
+    monkeypatch.setattr(helpdesk, "demonstrate", demonstrated)
+    agents = [AgentConfig(**{f.name: share for f in fields(AgentConfig)}) for share in (0.0, 1.0)]
+    trained = [train_sft(replace(FEW, agents=agent), TINY, CPU) for agent in (*agents, agents[0])]
+    for replies, agent in zip(kept, agents, strict=False):
+        rows = helpdesk.draw_prompts(DESK, FEW.n_demonstrations, luck := generator(FEW.seed))
+        assert torch.equal(replies, demonstrate(DESK, rows, luck, FEW.response_length, agent))
+    assert not torch.equal(kept[0], kept[1]) and torch.equal(kept[0], kept[2])
+    assert weights_of(trained[0]) == weights_of(trained[2]) != weights_of(trained[1])
 
 
 @pytest.mark.parametrize("limit", [0.05, 0.5])
@@ -921,9 +940,15 @@ RANGES: dict[type, dict[str, tuple]] = {
         "seed": SEED, "n_demonstrations": (1, 10**7), "epochs": (1, 1000), "batch_size": (1, 10**6),
         "lr": SHARE, "max_grad_norm": NORM, "response_length": LENGTH,
     },
+    DPOConfig: {
+        "seed": SEED, "epochs": (1, 1000), "batch_size": (1, 10**6), "lr": SHARE,
+        "max_grad_norm": NORM, "beta": (1e-6, 1e6), "length_penalty": NORM,
+        "response_length": (1, 10**4), "temperature": (1e-3, 1e3),
+    },
     RewardModelConfig: {
         "seed": SEED, "epochs": (1, 1000), "batch_size": (1, 10**6), "lr": SHARE,
         "max_grad_norm": NORM, "gauge_replies": (2, 10**6), "response_length": LENGTH,
+        "length_head": NORM, "centring": NORM,
     },
     RaterConfig: {
         "seed": SEED, "n_pairs": (1, 10**7), "length_bias": BIAS, "sales_bias": BIAS,
@@ -938,7 +963,10 @@ RANGES: dict[type, dict[str, tuple]] = {
         "kl_horizon": (1.0, 1e9), "target_kl": NORM, "cliprange": NORM, "cliprange_value": NORM,
         "vf_coef": NORM, "gamma": SHARE, "lam": SHARE, "whiten_advantages": (False, True),
         "whiten_rewards": (False, True), "missing_eos_penalty": NORM, "response_length": (1, 10**4),
-        "temperature": (1e-3, 1e3),
+        "temperature": (1e-3, 1e3), "cliprange_high": NORM, "clip": ("two-sided", "upper"),
+        "advantage": ("gae", "rloo", "grpo", "dr-grpo"), "group_size": (1, 256),
+        "critic_init": ("reward model", "random"), "critic_warmup": (0, 10**6),
+        "reward_offset": (-1e6, 1e6),
     },
     ExamConfig: {
         "seed": SEED, "every": (1, 10**6), "prompts": (2, 10**6), "final_prompts": (2, 10**6),
@@ -953,9 +981,13 @@ RANGES: dict[type, dict[str, tuple]] = {
 EVERY_FIELD = [(kind, name) for kind, ranges in RANGES.items() for name in ranges]
 
 
+INNER = {SFTConfig: {"agents"}}  # fields that are a config of their own
+
+
 # With which other settings both ends of a range are allowed.
 BESIDE: dict[tuple[type, str], dict[str, int]] = {
     (RLHFConfig, "batch_size"): {"num_mini_batches": 1},
+    (RLHFConfig, "advantage"): {"group_size": 2},
     (ModelConfig, "width"): {"n_heads": 1},
     (ModelConfig, "n_heads"): {"width": 10**5},
 }
@@ -1003,7 +1035,7 @@ def test_the_ends_of_a_range_are_allowed(kind, name):
 
 @pytest.mark.parametrize("kind", RANGES)
 def test_every_field_of_a_config_is_checked_and_explained(kind):
-    assert {f.name for f in fields(kind)} == set(RANGES[kind])
+    assert {f.name for f in fields(kind)} == set(RANGES[kind]) | INNER.get(kind, set())
     kind()
 
 

@@ -111,8 +111,9 @@ Tick = Callable[[float], None]  # told how many seconds of expected work were ju
 def code_digest() -> str:
     """Digest of the code that numbers depend on: concept modules and laboratory, less its plots."""
     root = Path(rlhf_edu.__file__).parent
-    numbers = [p for p in (root / "lab").glob("*.py") if p.name != "plots.py"]
-    files = sorted([*root.glob("*.py"), *numbers])
+    silent = ("plots.py", "cli.py", "__main__.py")  # they show numbers, and make none
+    files = [p for where in (root, root / "lab") for p in where.glob("*.py")]
+    files = sorted(p for p in files if p.name not in silent)
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
@@ -145,7 +146,7 @@ def stage(place: Place, name: str, config: dict[str, Any], parents: list[str],
                 "threads": torch.get_num_threads(),
                 "precision": torch.get_float32_matmul_precision()}
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
-    wanted = {"stage": name, "key": key, **identity}
+    wanted = {"key": key, **identity}  # not its name: another case may know the work by another
     kept = cache_folder() / f"{record.FORMAT}-{key}"
 
     if record.is_begun(folder) or record.is_finished(folder):
@@ -385,7 +386,7 @@ def run_probe(recipe: Recipe, name: str, probe: Probe, place: Place, tick: Tick)
                                                   ("reward", recipe.learners())) for n in names]
     source = Path(inspect.getsourcefile(inspect.unwrap(probe)) or "").read_bytes()
     stage(place, f"probe-{name}",
-          {"seed": place.seed, "source": hashlib.sha256(source).hexdigest()[:16]},
+          {"probe": name, "seed": place.seed, "source": hashlib.sha256(source).hexdigest()[:16]},
           [stage_key(place, n) for n in trained], make)
 
 

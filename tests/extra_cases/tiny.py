@@ -3,8 +3,14 @@
 The second paragraph of a case's docstring opens its report: 1 < 2 & "so on".
 """
 
-from rlhf_edu.cases.evidence import Observation, spearman
-from rlhf_edu.cases.stages import Arm, Recipe
+import math
+from pathlib import Path
+from typing import Any
+
+from rlhf_edu.cases.case import Picture
+from rlhf_edu.cases.evidence import Observation, Seed, spearman
+from rlhf_edu.cases.pictures import curves, dots, final
+from rlhf_edu.cases.stages import Arm, Recipe, Room
 from rlhf_edu.lab.evaluate import ExamConfig
 from rlhf_edu.lab.model import ModelConfig
 from rlhf_edu.lab.raters import RaterConfig
@@ -48,8 +54,22 @@ RECIPE = Recipe(
     model=ModelConfig(n_layers=1, width=8, n_heads=2),
 )
 STORY = "hacked"
-HOLDING = ("k1-in-reward",)
 REMEDIES = {"k1-in-reward": "PPO/KL: the penalty < moved", "thin-coverage": "data: other pairs"}
+
+
+def measured(room: Room) -> dict[str, Any]:
+    """Numbers that only what was trained on this seed can give, and one that does not exist."""
+    policy = room.policy(STORY)
+    return {
+        "seed": room.seed,
+        "drift": float((policy.head.weight - room.reference().head.weight).abs().max()),
+        "unit": room.reward_model("thin").sd,
+        "pairs": room.preferences("biased").rows.tolist(),
+        "nothing": math.nan,
+    }
+
+
+PROBES = {"measured": measured}
 
 OBSERVATIONS = [
     Observation(
@@ -58,6 +78,7 @@ OBSERVATIONS = [
         lambda s: s.runs[STORY].final["rm/win_probability"],
         0.0,
         "above",
+        paper="0 < p < 1",
     ),
     Observation(
         "gold-leaps",
@@ -75,12 +96,38 @@ OBSERVATIONS = [
         0.9,
         "above",
     ),
+    Observation(
+        "weights-move",
+        "the weights of the story move",
+        lambda s: s.probes["measured"]["drift"],
+        0.0,
+        "mostly above",
+    ),
+    Observation(
+        "seeds-differ",
+        "the seeds' GOLD varies",
+        lambda seeds: max(s.runs[STORY].final["gold/total"] for s in seeds),
+        -100.0,
+        "above",
+        pooled=True,
+    ),
 ]
-CONTROL = Observation(
-    "control",
-    "GOLD of one arm > GOLD of another",
-    lambda s: s.runs["k1-in-reward"].final["gold/total"] - s.runs[STORY].final["gold/total"],
-    0.0,
-    "above",
-)
-THIN_STORY = "Nobody is <biased> here."
+
+
+def draw(axes: Any, seeds: list[Seed]) -> None:
+    """Two panels."""
+    curves(axes[0, 0], seeds, {STORY: "the story"}, "kl/exact", "KLREF < here")
+    dots(axes[0, 1], {"the story": final(seeds, STORY, "gold/total")}, "GOLD")
+
+
+PICTURES = [Picture("A picture & its heading", "Left < right.", draw)]
+REPLIES = {"thin-coverage": "Nobody is <biased> here."}
+TRIED = [("a step size of 1 < 2", "nothing & worse")]
+
+
+def write(out: Path, seeds: list[Seed]) -> None:
+    """A further document."""
+    (out / "card.md").write_text(f"# {len(seeds)} seeds\n", encoding="utf-8")
+
+
+WRITE = write

@@ -1,0 +1,299 @@
+"""C3 · the reward-hacking spike: quiet for hundreds of updates, then reward and KL jump together.
+
+A long run of small updates: 2,000 of them, eight replies each. For some hundreds of updates little
+happens. Then, within a hundred or two, the reward model's score and KL(policy ‖ reference) both
+leave their course. Afterwards almost every reply carries a sentence such as "it is absolutely
+guaranteed", also where the user asked for three words, and people like the replies less than ever.
+
+What was found? The human agents nearly never write such a sentence, so the reference nearly never
+says it. But the raters love it, and the 300 or so replies with it among 12,000 were enough to teach
+that to the reward model. Append the sentence to a right reply and the score rises by more than two
+SDs of the reference's rewards; the sentence alone, with no answer at all, scores above the right
+reply. The hack was there from the first update. It only had to be found, and what is rare is found
+slowly: PPO learns from what it samples, and what is said twice as often is pushed twice as hard. So
+the share grows like interest, or faster, too small to see until it is everywhere.
+
+RM-ACC-IN gives no warning. It is measured on pairs of the reference's replies, where the sentence
+hardly occurs, and since neither the reward model nor those replies change, it *cannot* change
+during a run. RM-ACC-ON, on pairs of the current policy, falls: where nearly every reply carries the
+sentence, pairs differ most in which sentence it is, and there the reward model is wrong.
+
+What the constraint did. β = 0.1 stood in the reward as k1, where it does act. But to say a sentence
+that the reference says once in forty replies costs log 40 ≈ 3.7 nats, which times β is 0.4 SD, and
+the sentence earns several times that. So this β neither prevents the spike nor delays it: with
+β = 0 it comes at much the same update. Twenty times the β does hold it down.
+
+The single first change. The cause is in the labels, so that is where the first change goes: the
+same raters compare pairs *matched* in length, sales words and over-confident words, where taste has
+nothing to choose by. There is then no spike. It is no cure for everything: that reward model has
+learned nothing about such sentences or about length, and replies slowly grow longer. The large β
+treats the symptom, and is measured beside it: it holds the policy where it is, gains and all. The
+arms that change something end after 600 updates, when the story's spike is over, and the table
+below compares them with the story's end; the graded claims compare equal updates.
+
+This case has a model of one block, not two, and examinations of 96 prompts: 2,000 updates have to
+be affordable. It would have been refuted by a spike with the sentence worth nothing to the reward
+model, by one that the KL does not share, or by a run without the penalty that spikes much earlier.
+(Item 26.)
+"""
+
+import statistics
+from typing import Any
+
+import torch
+
+from rlhf_edu.cases.case import Picture
+from rlhf_edu.cases.evidence import Observation, Seed
+from rlhf_edu.cases.pictures import curves
+from rlhf_edu.cases.stages import Arm, Recipe, Room
+from rlhf_edu.lab import helpdesk
+from rlhf_edu.lab.evaluate import ExamConfig
+from rlhf_edu.lab.model import ModelConfig
+from rlhf_edu.lab.raters import RaterConfig
+from rlhf_edu.lab.reward_model import RewardModelConfig
+from rlhf_edu.lab.rlhf import RLHFConfig
+from rlhf_edu.lab.sft import SFTConfig
+
+TITLE = "The reward-hacking spike"
+QUESTION = "All quiet for a long time, then reward and KL jump: what was found?"
+
+# ── What is trained, for each seed ──────────────────────────────────────────────────────────────
+EVERY = 50  # updates between two examinations: the step of every slope below
+BETA = 0.1
+
+
+def raters(**pairs: Any) -> RaterConfig:
+    """Raters who love confidence, do not mind length or sales talk, and choose with some noise."""
+    return RaterConfig(
+        confidence_bias=6.0, length_bias=0.03, sales_bias=0.25, noise=1.8, **pairs)
+
+
+def ppo(updates: int, kl_coef: float = BETA) -> RLHFConfig:
+    """One small step for each small batch; π_old is the policy itself, so the clip never acts."""
+    return RLHFConfig(
+        updates=updates, batch_size=8, num_ppo_epochs=1, num_mini_batches=1, lr=4e-5,
+        kl_coef=kl_coef, response_length=24)
+
+
+RECIPE = Recipe(
+    sft=SFTConfig(agents=helpdesk.AgentConfig(
+        confident=0.025,  # nearly never: the hack has to be found
+        ignores_constraint=0.5,  # often: that a wish can be ignored need not be found
+        sales=0.02, wrong_step=0.14, missing_step=0.14, complies=0.05, over_refuses=0.05,
+        opener=0.1, closing=0.2)),
+    raters={
+        "raters": raters(n_pairs=6000),
+        "matched": raters(n_pairs=4000, candidates=8, pairing="matched"),
+    },
+    arms={
+        "story": Arm("the story: β = 0.1", "raters", ppo(2000)),
+        "no-penalty": Arm("no penalty, β = 0", "raters", ppo(600, 0.0)),
+        "larger-beta": Arm("β = 2", "raters", ppo(600, 20 * BETA)),
+        "matched-pairs": Arm("matched pairs", "matched", ppo(600)),
+    },
+    exam=ExamConfig(every=EVERY, prompts=96, final_prompts=256),
+    judge="raters",
+    model=ModelConfig(n_layers=1),
+    reward_model=RewardModelConfig(epochs=2, lr=3e-3),
+)
+STORY = "story"
+
+REMEDIES = {
+    "matched-pairs": "data, the first change: the same raters, but the two replies of a pair are "
+    "equally long, with as many sales and over-confident words",
+    "larger-beta": "PPO/KL: β twenty times as large",
+}
+REGRESSIONS = {
+    "gold/total": "GOLD", "style/constraint_kept": "wishes kept", "style/confident": "CONF",
+    "style/length": "LEN"}
+
+
+# ── An intervention on the reward model: say the sentence, change nothing else ──────────────────
+def sentence(room: Room) -> dict[str, float]:
+    """What each reward model pays for an over-confident sentence after a right reply, and for it
+    alone: SDs of the reference's rewards, mean over held-out prompts without a wish.
+    """
+    table = helpdesk.desk()
+    rows = (table.held_out & (table.constraint == 0)).nonzero()[:, 0]
+    answers = [helpdesk.all_prompts()[row].answer for row in rows.tolist()]
+
+    def reward(name: str, replies: list[str]) -> float:
+        ids = [helpdesk.encode(reply) + [helpdesk.EOS] for reply in replies]
+        width = max(map(len, ids))
+        padded = torch.tensor([row + [helpdesk.PAD] * (width - len(row)) for row in ids])
+        model = room.reward_model(name)
+        device = model.model.embed.weight.device
+        return float(model(table.prompts[rows].to(device), padded.to(device)).mean())
+
+    found = {}
+    for name in ("raters", "matched"):
+        right = reward(name, answers)
+        said = [reward(name, [f"{a} . {words}" for a in answers]) for words in helpdesk.CONFIDENT]
+        alone = [reward(name, [words] * len(answers)) for words in helpdesk.CONFIDENT]
+        found[f"{name}/added"] = statistics.fmean(said) - right
+        found[f"{name}/alone"] = statistics.fmean(alone) - right
+    return found
+
+
+PROBES = {"sentence": sentence}
+PROBE_SECONDS = 1.0
+
+
+# ── What must be seen ───────────────────────────────────────────────────────────────────────────
+def slopes(seed: Seed, name: str, arm: str = STORY) -> list[float]:
+    """The change of a metric from each examination to the next, 50 updates later."""
+    values = [exam[name] for exam in seed.runs[arm].exams]
+    return [b - a for a, b in zip(values, values[1:], strict=False)]
+
+
+def jump(seed: Seed, name: str) -> float:
+    """The largest slope over the median one; the median is of sizes, for many are below 0."""
+    found = slopes(seed, name)
+    return max(found) / statistics.median(map(abs, found))
+
+
+def change_point(seed: Seed, name: str, arm: str = STORY) -> int:
+    """The update at which the steepest 50 updates end."""
+    found = slopes(seed, name, arm)
+    return EVERY * (1 + found.index(max(found)))
+
+
+def before(seed: Seed, name: str) -> float:
+    """Mean over the examinations before the steepest 50 updates of RM begin."""
+    end = change_point(seed, "rm/mean") - EVERY
+    return statistics.fmean(e[name] for e in seed.runs[STORY].exams if e["update"] <= end)
+
+
+def after(seed: Seed, name: str) -> float:
+    """Mean over the examinations after the steepest 50 updates of RM."""
+    end = change_point(seed, "rm/mean")
+    return statistics.fmean(e[name] for e in seed.runs[STORY].exams if e["update"] > end)
+
+
+def late(seed: Seed, name: str) -> float:
+    """Mean over the last ten examinations: the last quarter of the run."""
+    return statistics.fmean(e[name] for e in seed.runs[STORY].exams[-10:])
+
+
+def best_gold_at(seed: Seed) -> float:
+    """The update of the best GOLD, as a share of the run."""
+    exams = seed.runs[STORY].exams
+    return float(max(exams, key=lambda e: e["gold/total"])["update"] / exams[-1]["update"])
+
+
+def beyond(seed: Seed, arm: str, name: str) -> float:
+    """A metric where an arm ended, minus that of the story at the same update."""
+    end = seed.runs[arm].exams[-1]
+    story = next(e for e in seed.runs[STORY].exams if e["update"] == end["update"])
+    return float(end[name] - story[name])
+
+
+def conf_prevented(seed: Seed, arm: str) -> float:
+    """The share of the story's rise of CONF, at the same update, that an arm does not have."""
+    start, name = seed.runs[STORY].exams[0]["style/confident"], "style/confident"
+    less = -beyond(seed, arm, name)
+    return less / (seed.runs[arm].exams[-1][name] + less - start)
+
+
+OBSERVATIONS = [
+    Observation(
+        "reward-jumps", "RM: its largest 50-update slope is ≥ 5 × the median slope",
+        lambda s: jump(s, "rm/mean"), 5.0, "above"),
+    Observation(
+        "kl-jumps", "KLREF: its largest 50-update slope is ≥ 5 × the median slope",
+        lambda s: jump(s, "kl/exact"), 5.0, "above"),
+    Observation(
+        "together", "the two jumps are within 100 updates of each other",
+        lambda s: abs(change_point(s, "rm/mean") - change_point(s, "kl/exact")), 100.0, "below"),
+    Observation(
+        "quiet-first", "they do not come at once: the steepest 50 updates of RM end after 200",
+        lambda s: change_point(s, "rm/mean"), 200.0, "above"),
+    Observation(
+        "constraint-falls",
+        "constraint keeping falls by ≥ 15 points from before the jump to the last quarter",
+        lambda s: late(s, "style/constraint_kept") - before(s, "style/constraint_kept"),
+        -0.15, "below"),
+    Observation(
+        "confident-rises", "and CONF rises",
+        lambda s: late(s, "style/confident") - before(s, "style/confident"), 0.0, "above"),
+    Observation(
+        "gold-falls", "and GOLD falls",
+        lambda s: late(s, "gold/total") - before(s, "gold/total"), 0.0, "below"),
+    Observation(
+        "gold-best-early", "GOLD is best well before the end: in the first half of the run",
+        best_gold_at, 0.5, "below"),
+    Observation(
+        "accuracy-on-policy", "after the jump the reward model orders the policy's own pairs "
+        "little better than a coin: RM-ACC-ON ≤ 0.55",
+        lambda s: after(s, "rm/accuracy_on"), 0.55, "below"),
+    Observation(
+        "accuracy-in", "while RM-ACC-IN is unchanged (it cannot change), and looks well: ≥ 0.6",
+        lambda s: s.runs[STORY].final["rm/accuracy_in"], 0.6, "above"),
+    Observation(
+        "sentence-pays", "the hack was there before it was found: the sentence, added to a right "
+        "reply, raises the reward by ≥ 1 SD",
+        lambda s: s.probes["sentence"]["raters/added"], 1.0, "above"),
+    Observation(
+        "sentence-alone", "and the sentence alone, with no answer, scores above a right reply",
+        lambda s: s.probes["sentence"]["raters/alone"], 0.0, "above"),
+    Observation(
+        "penalty-idle", "this β did not delay it by 100 updates: KLREF jumps no later than 100 "
+        "updates after it does with β = 0",
+        lambda s: change_point(s, "kl/exact") - change_point(s, "kl/exact", "no-penalty"),
+        100.0, "below"),
+    Observation(
+        "larger-beta-holds", "20 β prevents more than half of the rise of CONF",
+        lambda s: conf_prevented(s, "larger-beta"), 0.5, "above"),
+    Observation(
+        "first-change", "the first change, matched pairs, prevents more than half of it, too",
+        lambda s: conf_prevented(s, "matched-pairs"), 0.5, "above"),
+    Observation(
+        "first-change-gold", "and ends with a better GOLD than the story at the same update",
+        lambda s: beyond(s, "matched-pairs", "gold/total"), 0.0, "above"),
+]
+
+
+TRIED = [
+    ("two blocks, agents who are over-confident in 1.5 % of their replies, a reward model of one "
+     "pass at a learning rate of 1e-3, β = 0.3, batches of 16",
+     "no hack: the reward model had not learned the taste, honest gains sharpened the policy "
+     "(entropy 0.41 to 0.20), and CONF stayed at 0.000"),
+    ("one block, 5 % wrong steps, raters' bias 3, noise 0.5, wishes ignored in 10 % of the "
+     "demonstrations, β = 0.15 (2,000 updates)",
+     "the spike, at update 350, with RM-ACC-ON 0.36; but constraint keeping rose from 0.73 to "
+     "0.91: three-word replies were never spoiled"),
+    ("wishes ignored in half of the demonstrations; bias 8, noise 1.2, 3 % over-confident replies",
+     "constraint keeping fell from 0.75 to 0.47, but the spike came within the first 200 updates, "
+     "and RM-ACC-ON stayed at 0.61: all such sentences were worth the same to the reward model"),
+    ("the same with 2.5 % over-confident replies; bias 3, noise 1.0, then bias 4, noise 1.4",
+     "RM-ACC-ON below 0.5; but constraint keeping stayed at 0.92 with the first, and with the "
+     "second fell to 0.48 on one seed and rose to 1.00 on another, whose reward model paid hardly "
+     "more for the sentence than for three words that are right"),
+]
+
+
+# ── What the report shows ───────────────────────────────────────────────────────────────────────
+def draw_spike(axes: Any, seeds: list[Seed]) -> None:
+    """Reward, KL, constraint and accuracy over the story; then what the arms did."""
+    story, arms = {STORY: "β = 0.1"}, {arm: each.title for arm, each in RECIPE.arms.items()}
+    curves(axes[0, 0], seeds, story, "rm/mean", "RM: mean reward, SDs")
+    curves(axes[0, 1], seeds, story, "kl/exact", "KLREF: nats a response")
+    curves(axes[0, 2], seeds, story, "rm/accuracy_on", "RM-ACC-ON: the policy's own pairs")
+    curves(axes[1, 0], seeds, story, "style/constraint_kept", "wishes of the user that are kept")
+    curves(axes[1, 1], seeds, arms, "style/confident", "CONF: share of over-confident words")
+    curves(axes[1, 2], seeds, arms, "gold/total", "GOLD: the human score")
+    axes[1, 1].legend(fontsize=8, frameon=False)
+
+
+PICTURES = [
+    Picture(
+        "What jumped, what fell, and what the changes did",
+        "The story's run, examined every 50 updates on 96 held-out prompts, two replies each. "
+        "KLREF is KL(policy ‖ reference), exact along the sampled replies; RM-ACC-IN is what "
+        "RM-ACC-ON is at update 0. Last two panels: all arms; those that change something end "
+        "earlier.",
+        draw_spike,
+        (2, 3),
+        2.8,
+    )
+]

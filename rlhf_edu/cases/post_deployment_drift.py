@@ -1,0 +1,425 @@
+"""C4 · drift after deployment: short questions get longer and longer answers; why does it pay?
+
+"How many ports does the router have?" wants one word. After the update the desk says "four", and
+then that it values your time. The bonus behind it is tiny: the reward model gives a right answer
+with a courtesy at most a fifth of a standard deviation more than the bare one. The penalty
+of the courteous reply is many times that of the bare one (k1, summed over the reply, policy ‖
+reference). Why is its advantage still positive, and its probability still rising?
+
+Where the bonus comes from. The labels know right from wrong: a careful agent's reply beats a wrong
+one, and the dress of the two is drawn alike. Beside that, right answers are compared with and
+without a courtesy. On ordinary prompts the raters are even, 50 : 50. On one-word answers a bare
+word looks curt to some, and the courtesy wins somewhat more often than it loses. That is all that
+is wrong with the labels.
+
+Why the advantage stays positive. A sample's advantage (γ = λ = 1, no whitening) is r − β·penalty −
+V: positive if and only if the shaped return beats what the critic expected. Three switches act on
+one of the three terms each, and each is read by itself on the same policy and the same replies:
+
+    the penalty is in the loss (k3), so the r − V that the advantage is made of has none of it;
+    the critic lags: it starts at the reference's mean, 0, and what it says is not yet the return;
+    whitening subtracts the batch's mean advantage: where all are negative, half become positive.
+
+The second and the third do not add up on one critic, and that is arithmetic: a critic that is too
+low makes the mean advantage positive, and whitening then takes something away. Whitening lifts a
+reply where the penalty was moved into the reward and the critic is still that of the plain returns.
+
+The critic is the weakest suspect. Its trunk starts as the reward model's, and at the audited update
+it explained a part of the shaped returns in the tuning runs (EV 0.24 and 0.75, where a critic worse
+than a constant was claimed).
+
+There is a fourth reason, and it is enough by itself: the reply is *right*. The baseline is what the
+policy says on average, wrong answers included, and a right answer beats it with or without a
+courtesy. A positive advantage says "better than expected", not "better than the bare answer". What
+makes the courtesy grow is the difference between the two, the bonus.
+
+Two changes to what the reward says, same PPO: concise-preferred pairs (a tenth of all pairs, bought
+on the slice, a label each), and a length head that takes length while the reward model is learned
+and is dropped when it is used (no label). A change has worked if the courtesy no longer pays and
+the slice's length stays within ± 10 % of the reference's: a cure that makes answers ever shorter is
+the same illness with its sign turned. The length head was such a cure while this case was made: on
+seed 0 it brought the bonus to 0 and the slice's length to −39 %.
+
+What would have refuted the story: a bonus of 0 or less, a penalty that is not larger for the
+courteous reply, an advantage below 0, other prompts that grow as fast. (Item 27.)
+"""
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf_edu.advantage import explained_variance, gae, masked_mean, reward_to_go
+from rlhf_edu.cases.case import Picture
+from rlhf_edu.cases.evidence import Observation, Seed
+from rlhf_edu.cases.stages import Recipe, Room
+from rlhf_edu.kl_penalty import kl_estimate, penalized_rewards
+from rlhf_edu.lab import helpdesk
+from rlhf_edu.lab.gold import gold_score, reply_mask, style_of
+from rlhf_edu.lab.model import Transformer, gather_logprobs, response_logits, values_of
+from rlhf_edu.lab.raters import Preferences
+from rlhf_edu.lab.reward_model import RewardModel, RewardModelConfig, train_reward_model
+from rlhf_edu.lab.rlhf import RLHFConfig, start, train_rlhf
+from rlhf_edu.lab.sampling import sample
+from rlhf_edu.lab.sft import SFTConfig
+from rlhf_edu.lab.state import TrainingState
+
+TITLE = "Drift after deployment"
+QUESTION = "Short answers grow longer after release: why does verbose pay?"
+
+# The reference; labels, reward models and PPO are the probe's. Its agents open no reply with a
+# courtesy: PPO takes openers away in any case, for a reply that begins with the answer is resolved
+# at its first token, and that would hide what happens at the end of the reply.
+RECIPE = Recipe(sft=SFTConfig(agents=helpdesk.AgentConfig(opener=0.0)))
+
+# ── The desk's labels and its training ──────────────────────────────────────────────────────────
+SHORT = helpdesk.SLICES.index("short")
+COURTESIES = tuple(f"{{}} . {c}" for c in helpdesk.CLOSINGS)
+CAREFUL = helpdesk.AgentConfig(  # right in everything, courteous as often as anybody here
+    opener=0.0, wrong_step=0.0, missing_step=0.0, complies=0.0, over_refuses=0.0,
+    ignores_constraint=0.0)
+# A careful agent's reply against a wrong one of the reference: on all traffic, and on the slice.
+RIGHT_PAIRS, SLICE_PAIRS = 4000, 1500
+COURTESY_PAIRS, COURTEOUS = 4500, 0.555  # on the slice; the share that the courteous reply wins
+EVEN_PAIRS = 1500  # the same elsewhere, where it wins half
+CONCISE_PAIRS = 1200  # of the first change: a tenth of the pairs above, on the slice
+LENGTH_HEAD = 0.3  # λ of the second
+UPDATES, AUDIT = 14, 11  # PPO; the update after which the replies are looked at closely
+PPO = RLHFConfig(updates=UPDATES, batch_size=192, num_mini_batches=2, lr=2e-4, kl_coef=0.1,
+                 kl_placement="loss", kl_estimator="k3", lam=1.0)
+METERED = 1024  # held-out prompts of the desk's traffic whose replies are read
+
+
+def rows_of_slice(held_out: bool) -> Tensor:
+    """Rows of the desk: its short questions."""
+    table = helpdesk.desk()
+    return ((table.slice == SHORT) & (table.held_out == held_out)).nonzero()[:, 0]
+
+
+def padded(texts: list[str]) -> Tensor:
+    """Replies in words as token ids (B, T)."""
+    ids = [helpdesk.encode(text) + [helpdesk.EOS] for text in texts]
+    return torch.tensor([row + [helpdesk.PAD] * (PPO.response_length - len(row)) for row in ids])
+
+
+def plain_and_courteous(rows: Tensor, which: list[int]) -> tuple[Tensor, Tensor]:
+    """The right answer to each prompt, alone and with a courtesy after it."""
+    answers = [helpdesk.all_prompts()[row].answer for row in rows.tolist()]
+    dressed = [COURTESIES[w].format(a) for w, a in zip(which, answers, strict=True)]
+    return padded(answers), padded(dressed)
+
+
+def courtesy_pairs(rows: Tensor, wins: float, luck: torch.Generator) -> Preferences:
+    """Right answers with and without a courtesy; the courteous one wins this share of the pairs."""
+    which = torch.randint(len(COURTESIES), (len(rows),), generator=luck).tolist()
+    plain, courteous = plain_and_courteous(rows, which)
+    won = (torch.randperm(len(rows), generator=luck) < wins * len(rows))[:, None]
+    return Preferences(rows, torch.where(won, courteous, plain),
+                       torch.where(won, plain, courteous))
+
+
+def right_pairs(reference: Transformer, rows: Tensor, n: int, luck: torch.Generator
+                ) -> Preferences:
+    """A careful agent's reply wins against a reply of the reference that is wrong."""
+    table = helpdesk.desk()
+    replies, _ = sample(reference, table.prompts[rows], PPO.response_length, luck)
+    gold = gold_score(replies, table[rows])
+    wrong = (gold.answer + gold.safety + gold.constraint < 2).nonzero()[:n, 0]
+    right = helpdesk.demonstrate(table, rows[wrong], luck, PPO.response_length, CAREFUL)
+    return Preferences(rows[wrong], right, replies[wrong])
+
+
+def joined(*parts: Preferences) -> Preferences:
+    """Sets of pairs as one."""
+    return Preferences(*(torch.cat([getattr(p, k) for p in parts])
+                         for k in ("rows", "chosen", "rejected")))
+
+
+def bought(reference: Transformer, seed: int) -> tuple[Preferences, Preferences]:
+    """The story's pairs, and the further ones of the first change."""
+    luck, table, here = torch.Generator().manual_seed(seed), helpdesk.desk(), rows_of_slice(False)
+    drawn = helpdesk.draw_prompts(table, 3 * EVEN_PAIRS, luck)
+    wished = table.slice[drawn] == helpdesk.SLICES.index("constraint")  # no courtesies there
+    elsewhere = drawn[~wished & (table.slice[drawn] != SHORT)][:EVEN_PAIRS]
+
+    def on_slice(n: int) -> Tensor:
+        return here[torch.randint(len(here), (n,), generator=luck)]
+
+    traffic = helpdesk.draw_prompts(table, 5 * RIGHT_PAIRS, luck)
+    story = joined(right_pairs(reference, traffic, RIGHT_PAIRS, luck),
+                   right_pairs(reference, on_slice(8 * SLICE_PAIRS), SLICE_PAIRS, luck),
+                   courtesy_pairs(elsewhere, 0.5, luck),
+                   courtesy_pairs(on_slice(COURTESY_PAIRS), COURTEOUS, luck))
+    return story, courtesy_pairs(on_slice(CONCISE_PAIRS), 0.0, luck)
+
+
+# ── Reading the slice ───────────────────────────────────────────────────────────────────────────
+def slice_replies() -> tuple[Tensor, Tensor, Tensor]:
+    """Held-out short prompts (B, L), each with every courtesy: plain and courteous replies."""
+    rows, n = rows_of_slice(True), len(COURTESIES)
+    plain, courteous = plain_and_courteous(rows.repeat_interleave(n), list(range(n)) * len(rows))
+    return helpdesk.desk().prompts[rows.repeat_interleave(n)], plain, courteous
+
+
+@torch.inference_mode()
+def bonus(reward_model: RewardModel) -> float:
+    """r(verbose) − r(concise) on the held-out slice, in SDs of the reference's rewards."""
+    prompts, plain, courteous = slice_replies()
+    return float((reward_model(prompts, courteous) - reward_model(prompts, plain)).mean())
+
+
+@torch.inference_mode()
+def logprobs_of(policy: Transformer, prompts: Tensor, replies: Tensor) -> Tensor:
+    """Log-probabilities (B, T) of the tokens of given replies."""
+    return gather_logprobs(response_logits(policy, prompts, replies), replies)
+
+
+@torch.inference_mode()
+def meters(policy: Transformer, seed: int) -> dict[str, float]:
+    """Lengths on the held-out slice and on other held-out prompts, and what people think."""
+    table, luck = helpdesk.desk(), torch.Generator().manual_seed(seed)
+    drawn = helpdesk.draw_prompts(table, METERED, luck, held_out=True)
+    asked = {"short": rows_of_slice(True).repeat(48), "other": drawn[table.slice[drawn] != SHORT]}
+    found: dict[str, float] = {}
+    for name, rows in asked.items():
+        replies, _ = sample(policy, table.prompts[rows], PPO.response_length, luck)
+        style, gold = style_of(replies, table[rows]), gold_score(replies, table[rows]).total
+        found |= {name: float(style.length.mean()), f"{name}_right": float(style.answered.mean()),
+                  f"{name}_gold": float(gold.mean())}
+    return found
+
+
+def fitted_critic(critic: Transformer, prompts: Tensor, replies: Tensor, returns: Tensor,
+                  luck: torch.Generator, steps: int = 60) -> Transformer:
+    """A critic that has seen this policy's returns: a few passes of squared error, no clip."""
+    fitted, mask = deepcopy(critic).train(), reply_mask(replies)
+    optimizer = torch.optim.Adam(fitted.parameters(), lr=1e-3)
+    for _ in range(steps):
+        part = torch.randint(len(prompts), (128,), generator=luck)
+        error = values_of(fitted, prompts[part], replies[part]) - returns[part]
+        optimizer.zero_grad()
+        (0.5 * masked_mean(error.square(), mask[part])).backward()
+        optimizer.step()
+    return fitted.eval()
+
+
+def audit(policy: Transformer, critic: Transformer, reference: Transformer,
+          reward_model: RewardModel, seed: int) -> dict[str, float]:
+    """The terms of the advantage on the slice, with each switch in both positions."""
+    # 1. A batch of the policy's own replies, and the two hand-built batches of the slice.
+    luck, table = torch.Generator().manual_seed(seed), helpdesk.desk()
+    asked = table.prompts[helpdesk.draw_prompts(table, 768, luck)]
+    own, _ = sample(policy, asked, PPO.response_length, luck)
+    prompts, plain, courteous = slice_replies()
+    batches = {"own": (asked, own), "concise": (prompts, plain), "verbose": (prompts, courteous)}
+    read: dict[str, dict[str, Tensor]] = {}
+    for name, (x, y) in batches.items():
+        mask = reply_mask(y)
+        logp, ref = (logprobs_of(model, x, y) for model in (policy, reference))
+        scores = reward_model(x, y) - PPO.missing_eos_penalty * (y != helpdesk.EOS).all(1).float()
+        read[name] = {"x": x, "y": y, "mask": mask, "scores": scores,
+                      "penalty": (kl_estimate(logp, ref) * mask).sum(1),
+                      "loss": penalized_rewards(scores, logp, ref, mask, 0.0),
+                      "reward": penalized_rewards(scores, logp, ref, mask, PPO.kl_coef)}
+    found = {f"penalty_{k}": float(r["penalty"].mean()) for k, r in read.items()}
+
+    # 2. Critics: the run's own, and one fitted to the returns of each placement.
+    critics = {"own": critic}
+    for place in ("loss", "reward"):
+        returns = reward_to_go(read["own"][place], read["own"]["mask"])
+        critics[place] = fitted_critic(critic, asked, own, returns, luck)
+
+    # 3. Mean token advantages, raw and with the batch's mean and SD taken out.
+    with torch.inference_mode():
+        for place in ("loss", "reward"):
+            for name, model in critics.items():
+                adv = {k: gae(r[place], values_of(model, r["x"], r["y"]) * r["mask"], r["mask"],
+                              PPO.gamma, PPO.lam)[0] for k, r in read.items()}
+                mean = masked_mean(adv["own"], read["own"]["mask"])
+                sd = masked_mean((adv["own"] - mean).square(), read["own"]["mask"]).sqrt()
+                for k in ("own", "verbose", "concise"):
+                    raw = masked_mean(adv[k], read[k]["mask"])
+                    found[f"raw/{place}/{name}/{k}"] = float(raw)
+                    found[f"used/{place}/{name}/{k}"] = float((raw - mean) / sd)
+        r = read["own"]
+        values = values_of(critic, asked, own) * r["mask"]
+        returns = reward_to_go(r["reward"], r["mask"])
+        found["ev"] = float(explained_variance(values, returns, r["mask"]))
+        # 4. Per sample, at its first token: positive if and only if r − β·penalty > V.
+        exact = gae(r["reward"], values, r["mask"], 1.0, 1.0)[0][:, 0]
+        rule = r["scores"] - PPO.kl_coef * r["penalty"] > values[:, 0]
+        used = gae(r["loss"], values, r["mask"], 1.0, 1.0)[0]
+        used = used[:, 0] - masked_mean(used, r["mask"])
+        found["rule_agrees"] = float(((exact > 0) == rule).float().mean())
+        found["used_disagrees"] = float(((used > 0) != rule).float().mean())
+    return found
+
+
+# ── One seed ────────────────────────────────────────────────────────────────────────────────────
+def drift(room: Room) -> dict[str, Any]:
+    """Labels, three reward models, three trainings by PPO, and an audit of the first."""
+    seed, reference = 200_003 + room.seed, room.reference()
+    story, concise = bought(reference, seed)
+    prompts, _, courteous = slice_replies()
+    mask = reply_mask(courteous)
+    base, before = meters(reference, seed), logprobs_of(reference, prompts, courteous)
+    found: dict[str, Any] = {f"reference/{k}": v for k, v in base.items()}
+    changes = {"story": (story, 0.0), "concise": (joined(story, concise), 0.0),
+               "head": (story, LENGTH_HEAD)}
+    for name, (pairs, head) in changes.items():
+        learner = RewardModelConfig(seed=seed, length_head=head)
+        reward_model = train_reward_model(learner, pairs, reference)
+        found[f"{name}/bonus"] = bonus(reward_model)
+        config = RLHFConfig(**{**PPO.__dict__, "seed": seed})
+        logs: list[float] = []
+        lengths: list[dict[str, float]] = []
+        kept: dict[str, Transformer] = {}
+
+        def after(
+            state: TrainingState, metrics: dict[str, float], logs: list[float] = logs,
+            lengths: list[dict[str, float]] = lengths, kept: dict[str, Transformer] = kept,
+        ) -> None:
+            logp = logprobs_of(state.policy, prompts, courteous)
+            logs.append(float((logp * mask).sum(1).mean()))
+            if state.update in (AUDIT, UPDATES):
+                lengths.append(meters(state.policy, seed))
+            if state.update == AUDIT:
+                kept.update(policy=deepcopy(state.policy), critic=deepcopy(state.value))
+
+        train_rlhf(config, start(config, reference, reward_model), reference, reward_model, after)
+        end = lengths[-1]
+        found |= {f"{name}/{k}": v for k, v in end.items()}
+        found |= {f"{name}/{k}_drift": end[k] / base[k] - 1 for k in ("short", "other")}
+        for k in ("short", "other"):
+            found[f"{name}/{k}_path"] = [base[k], *(m[k] for m in lengths)]
+        if name == "story":
+            found |= {"logp": logs, "logp_rise": (
+                logs[-1] - float((before * mask).sum(1).mean())) / UPDATES}
+            found |= audit(kept["policy"], kept["critic"], reference, reward_model, seed)
+    return found
+
+
+PROBES = {"drift": drift}
+PROBE_SECONDS = 65.0
+
+
+# ── What must be seen ───────────────────────────────────────────────────────────────────────────
+def found(name: str) -> Any:
+    """A reader of a number of the probe."""
+    return lambda s: float(s.probes["drift"][name])
+
+
+def lifted(by: str, without: str) -> Any:
+    """Mean token advantage of the courteous replies in one position of a switch, less the other."""
+    return lambda s: found(f"{by}/verbose")(s) - found(f"{without}/verbose")(s)
+
+
+OBSERVATIONS = [
+    Observation("bonus-positive", "r(verbose) − r(concise) > 0 on the short-answer slice",
+                found("story/bonus"), 0.0, "above"),
+    Observation("bonus-small", "and at most 0.2 SD of the reference's rewards",
+                found("story/bonus"), 0.2, "below"),
+    Observation(
+        "penalty-larger", "the penalty of verbose (k1 along the reply, policy ‖ reference) is "
+        "above 0 and at least 3 × that of concise: verbose − 3·max(concise, 0) > 0",
+        lambda s: found("penalty_verbose")(s) - 3 * max(found("penalty_concise")(s), 0.0),
+        0.0, "above"),
+    Observation("advantage-raw", "yet the mean token advantage of verbose is above 0, raw",
+                found("raw/loss/own/verbose"), 0.0, "above"),
+    Observation("advantage-used", "and as used: the batch's mean taken out, divided by its SD",
+                found("used/loss/own/verbose"), 0.0, "above"),
+    Observation("probability-rises", "and log π(verbose) rises by an update: mean over all > 0",
+                found("logp_rise"), 0.0, "above"),
+    Observation("slice-drifts", "the slice's replies grow longer: LEN above the reference's",
+                found("story/short_drift"), 0.0, "above"),
+    Observation("slice-drifts-more", "at least 2 × as much, relative to the reference's LEN, as "
+                "those to other prompts: drift(slice) − 2·drift(other) > 0",
+                lambda s: found("story/short_drift")(s) - 2 * found("story/other_drift")(s),
+                0.0, "above"),
+    Observation("switch-penalty", "switch 1, penalty outside the reward: the advantage of verbose "
+                "is higher than with the same penalty inside (same critic, not whitened)",
+                lifted("raw/loss/own", "raw/reward/own"), 0.0, "above"),
+    Observation("critic-lags", "switch 2: the critic explains the shaped returns worse than a "
+                "constant: EV < 0", found("ev"), 0.0, "below"),
+    Observation("switch-critic", "and the advantage of verbose is higher than with a critic fitted "
+                "to this policy's returns (same placement, not whitened)",
+                lifted("raw/loss/own", "raw/loss/loss"), 0.0, "above"),
+    Observation("switch-whitening", "switch 3: with the penalty in the reward and a critic of the "
+                "plain returns the batch's mean advantage is below 0; whitening lifts every reply",
+                found("raw/reward/loss/own"), 0.0, "below"),
+    Observation("right-pays", "with all three put right the advantage of verbose is still above 0: "
+                "the reply is right, and that is better than was expected",
+                found("raw/reward/reward/verbose"), 0.0, "above"),
+    Observation("rule", "per sample, at the first token: A > 0 exactly where r − β·penalty > V; "
+                "share of samples that agree ≥ 0.999", found("rule_agrees"), 0.999, "above"),
+    Observation("concise-bonus", "concise-preferred pairs: r(verbose) − r(concise) < 0",
+                found("concise/bonus"), 0.0, "below"),
+    Observation("concise-length", "and LEN on the slice stays within ± 10 %: |drift| < 0.10",
+                lambda s: abs(found("concise/short_drift")(s)), 0.10, "below"),
+    Observation("head-bonus", "length head, dropped: r(verbose) − r(concise) < 0",
+                found("head/bonus"), 0.0, "below"),
+    Observation("head-length", "and LEN on the slice stays within ± 10 %: |drift| < 0.10",
+                lambda s: abs(found("head/short_drift")(s)), 0.10, "below"),
+]
+
+
+# ── What the report shows ───────────────────────────────────────────────────────────────────────
+ARMS = {"story": "the story", "concise": "concise-preferred pairs", "head": "length head"}
+
+
+def draw_lengths(axes: Any, seeds: list[Seed]) -> None:
+    """LEN on the slice and elsewhere, of the story and of both changes."""
+    from rlhf_edu.cases.pictures import lines
+
+    for axis, place, title in zip(axes[0], ("short", "other"),
+                                  ("LEN on the short-answer slice", "LEN on other prompts"),
+                                  strict=True):
+        rows = {label: [s.probes["drift"][f"{arm}/{place}_path"] for s in seeds]
+                for arm, label in ARMS.items()}
+        lines(axis, (0, AUDIT, UPDATES), rows, title, "PPO update")
+    axes[0, 0].legend(fontsize=8, frameon=False)
+
+
+def draw_switches(axes: Any, seeds: list[Seed]) -> None:
+    """The advantage of the courteous replies with each switch in both positions."""
+    from rlhf_edu.cases.pictures import dots
+
+    names = {"loss/own": "the story: penalty in the loss, critic lags",
+             "reward/own": "1: penalty in the reward", "loss/loss": "2: critic fitted",
+             "reward/loss": "1, and critic of the plain returns", "reward/reward": "1 and 2"}
+    titles = "mean token advantage of verbose", "the same, whitened"
+    for axis, kind, title in zip(axes[:, 0], ("raw", "used"), titles, strict=True):
+        values = {label: [found(f"{kind}/{key}/verbose")(s) for s in seeds]
+                  for key, label in names.items()}
+        dots(axis, values, title)
+        axis.axvline(0, color="#888888", linewidth=0.8)
+
+
+PICTURES = [
+    Picture("Short questions drift, others less",
+            "Mean length of replies to held-out prompts, in tokens, <eos> included. Thin lines are "
+            "seeds, thick lines their mean.", draw_lengths),
+    Picture("Why the advantage stays positive, one switch at a time",
+            f"Right answers with a courtesy, read after update {AUDIT}. A dot is a seed.",
+            draw_switches, shape=(2, 1), height=2.4),
+]
+
+TRIED = [
+    ("6,000 random pairs, raters with a length bias of 0.08 or 0.12 a word, none on the slice by "
+     "design", "bonus −0.27 and 0.10 (seeds 0 and 1), or 0.45 and 0.56: the seeds differ by more "
+     "than the window from 0 to 0.2 is wide"),
+    ("8,000 random pairs, sharper raters (noise 0.2), bias 0.07",
+     "bonus 0.25, −0.04 and 0.19 on seeds 0 to 2: the same"),
+    ("random pairs with courtesy pairs added, 24 updates, k3 in the loss, β = 0.1 (seed 0)",
+     "LEN on the slice +143 %, but right answers from 59 % to 5 %: the reward model did not know "
+     "the answers, and the policy stopped giving any"),
+    ("a length head with λ = 1 on 9,000 pairs (seed 0)",
+     "the reward left has an SD of 0.13 log-odds: the correlation losses outweigh the ranking"),
+    ("needless refusals and broken wishes left out of the wrong replies (seed 0)",
+     "LEN on the slice +85 %, right answers on it from 73 % to 2 %: no label forbade to refuse"),
+    ("no right-or-wrong pairs but those of the desk's traffic, courtesy winning 57.5 % (seed 1)",
+     "bonus 0.20, LEN on the slice +38 %, but right answers on it from 79 % to 53 %"),
+    ("openers before the answer counted as courtesies, in the reference as elsewhere (seed 0)",
+     "bonus 0.09, yet LEN on the slice −30 %: PPO takes the openers away"),
+]

@@ -1,0 +1,281 @@
+"""P19 · group advantages: GRPO's two divisors, and what length has to do with them.
+
+GRPO (Shao et al. 2024, arXiv 2402.03300) gives an answer A = (R − mean)/SD over the G answers to
+its prompt, and each token of it the weight 1/|o|. So [1, 0, 1, 0] becomes ±1, [1, 1, 1, 0] becomes
++0.577 and −1.732, a group that is all right or all wrong teaches nothing, and |A| is √(G−1) at
+most. Dr. GRPO (Liu et al. 2025, arXiv 2503.20783) drops both divisors, and warns of 1/|o|: a wrong
+answer is punished less per token the longer it is, so wrong answers grow.
+
+Three experiments ask whether they do. Rewards are 1 for a right answer and 0 for any other; the KL
+penalty is k3 in the loss, as in GRPO, with a small β; Dr. GRPO is the same run without divisors.
+
+1. *Exact.* A tabular policy says "right" or "wrong" and then anything. With the expected gradient
+   (G = 8, clip inactive) wrong answers grow under GRPO, right ones shrink, and under Dr. GRPO the
+   law of what follows a wrong start does not move at all: its advantage is the same whatever
+   follows, and a constant advantage has no expected gradient.
+2. *The desk, half of the group.* If only wrong answers are learnt from (A > 0 is set to 0), GRPO's
+   wrong replies double in eight updates and Dr. GRPO's do not. If only right ones are, GRPO's
+   shrink, the wrong ones with the right ones: a right answer is paid *more* per token the shorter
+   it is.
+3. *The desk, the whole of GRPO.* Advantages of a group add up to 0, and the two pulls meet. A table
+   can do one thing after a wrong word and another after a right one. This small transformer hardly
+   does: how it ends a reply is nearly one habit, so the pulls cancel. The published effect is NOT
+   REPRODUCED: wrong replies grow a little shorter, by 0.08 words an update under GRPO and by 0.07
+   under Dr. GRPO (five seeds). What the two have in common is not the work of a divisor.
+
+Agents of this desk are often wrong (a third of the reference's answers are right), so that there
+are wrong answers to be measured. Each prompt has its own p, and 8 to 10 % of the groups are dead
+where the mean p alone would say 4 to 5 % (seeds 0 and 1).
+Left out: dynamic sampling, which skips dead groups.
+"""
+
+from functools import partial
+from math import comb
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf_edu import exact
+from rlhf_edu.advantage import grpo_advantage
+from rlhf_edu.cases.case import Picture
+from rlhf_edu.cases.evidence import Observation, Seed
+from rlhf_edu.cases.stages import Recipe, Room
+from rlhf_edu.lab import helpdesk
+from rlhf_edu.lab.gold import gold_score, reply_mask
+from rlhf_edu.lab.group import group_advantages
+from rlhf_edu.lab.model import Transformer
+from rlhf_edu.lab.rlhf import RLHFConfig, start, train_rlhf
+from rlhf_edu.lab.sampling import sample
+from rlhf_edu.lab.sft import SFTConfig
+
+TITLE = "Group advantages"
+QUESTION = "What do GRPO's two divisors do, and do they lengthen wrong answers?"
+RECIPE = Recipe(sft=SFTConfig(agents=helpdesk.AgentConfig(wrong_step=0.6, missing_step=0.3)))
+KINDS = {"grpo": "GRPO", "dr-grpo": "Dr. GRPO"}
+G = 8  # answers to a prompt
+EVERY, UPDATES = 4, {"whole": 16, "wrong half": 8, "right half": 8}
+LEARNT = {"whole": (-100.0, 100.0), "wrong half": (-100.0, 0.0), "right half": (0.0, 100.0)}
+PROBE_SECONDS = 30.0
+
+
+class RightAnswer:
+    """A checker in the place of a reward model: 1 if every right unit is there and no other."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model  # what a critic could start from; here it starts from nothing
+        self.rows = {tuple(x): i for i, x in enumerate(helpdesk.desk().prompts.tolist())}
+
+    def __call__(self, prompts: Tensor, responses: Tensor) -> Tensor:
+        rows = torch.tensor([self.rows[tuple(x)] for x in prompts.tolist()])
+        here = helpdesk.desk()[rows].to(responses.device)
+        return (gold_score(responses, here).answer > 2 - 1e-6).float()
+
+
+def formulas(room: Room) -> dict[str, Any]:
+    """GRPO's advantage by hand, its bound, and the share of groups that teach nothing."""
+    draw = torch.Generator().manual_seed(room.seed)
+    some = torch.tensor([[1.0, 0, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1], [0.3, 0.3, 0.3, 0.3]])
+    third = 3**-0.5  # 0.577
+    want = torch.tensor([[1, -1, 1, -1], [third, third, third, -3 * third], [0.0] * 4, [0.0] * 4])
+    skewed = torch.randn(20_000, G, generator=draw, dtype=torch.float64).mul(3).exp()
+    found = {"examples": float((grpo_advantage(some) - want).abs().max()),
+             "largest": float(grpo_advantage(skewed).abs().max())}
+    for p in (0.1, 0.3, 0.5, 0.9):
+        right = (torch.rand(20_000, G, generator=draw) < p).float()
+        dead = (grpo_advantage(right) == 0).all(1).double().mean()
+        share = p**G + (1 - p) ** G
+        found[f"z/{p:g}"] = float((dead - share) / (share * (1 - share) / len(right)) ** 0.5)
+    return found
+
+
+@torch.inference_mode()
+def dead_groups(room: Room) -> dict[str, Any]:
+    """Dead groups on the desk: 96 prompts, each with its own p.
+
+    Half of a prompt's 128 replies make 8 groups; from the other half p^G + (1−p)^G is estimated
+    without bias: the share of its subsets of G that are all right or all wrong.
+    """
+    reference, table = room.reference(), helpdesk.desk()
+    draw, check = torch.Generator().manual_seed(room.seed), RightAnswer(reference)
+    x = table.prompts[helpdesk.draw_prompts(table, 96, draw)].to(room.place.device)
+    right = []
+    for part in x.split(8):
+        y, _ = sample(reference, part, 32, draw, copies=128)
+        right.append(check(part.repeat_interleave(128, 0), y).view(-1, 2, 64).cpu())
+    groups, others = torch.cat(right).unbind(1)
+    dead = (grpo_advantage(groups.reshape(-1, G)) == 0).all(1).double().view(len(x), -1).mean(1)
+    ways = torch.tensor([comb(k, G) / comb(64, G) for k in range(65)], dtype=torch.float64)
+    k = others.sum(1).long()
+    off, p = dead - (ways[k] + ways[64 - k]), float(groups.mean())
+    return {"share": float(dead.mean()), "of_the_mean_p": p**G + (1 - p) ** G,
+            "z": float(off.mean() / (off.std() / len(x) ** 0.5))}
+
+
+def expected_advantage(p: float, kind: str) -> Tensor:
+    """Mean advantage of a wrong and of a right answer among G, p the share that is right: (2,)."""
+    k = torch.arange(G)  # right ones among the others
+    weight = torch.tensor([comb(G - 1, i) * p**i * (1 - p) ** (G - 1 - i) for i in range(G)])
+    others = (torch.arange(G - 1) < k[:, None]).double()
+    groups = (torch.cat([torch.full((G, 1), mine, dtype=torch.float64), others], 1)
+              for mine in (0.0, 1.0))
+    return torch.stack([(weight * grpo_advantage(g, divide_by_sd=kind == "grpo")[:, 0]).sum()
+                        for g in groups])
+
+
+def tabular(room: Room) -> dict[str, Any]:
+    """Mean lengths of wrong and right answers over 30 exact steps of a tabular policy."""
+    world = exact.enumerate_world(3, 7)
+    found: dict[str, Any] = {}
+    wrong, right = world.tokens[:, 0] == 2, world.tokens[:, 0] == 1  # 0: it ends at once
+    n = world.mask.sum(1).double()
+    for kind in KINDS:
+        draw = torch.Generator().manual_seed(room.seed)
+        z = 0.3 * torch.randn(world.table, generator=draw, dtype=torch.float64)
+        z[0] += torch.tensor([-3.0, -1.0, 1.0])  # wrong is likelier at first
+        rows: dict[str, list[float]] = {"wrong": [], "right": []}
+        for _ in range(31):
+            z = z.detach().requires_grad_()
+            logp = exact.response_logprobs(world, z)
+            p = logp.exp().detach()
+            for name, these in (("wrong", wrong), ("right", right)):
+                rows[name].append(float((p * n)[these].sum() / p[these].sum()))
+            gain = expected_advantage(float(p[right].sum()), kind)[right.long()]
+            mean = (p * n).sum()
+            if kind == "grpo":  # 1/|o|, in the unit of group.py
+                gain = gain * mean / n
+            z = z + 2 * torch.autograd.grad((p * gain * logp).sum() / mean, z)[0]
+        found |= {f"{kind}/{name}": row for name, row in rows.items()}
+    return found
+
+
+def lengths(room: Room) -> dict[str, Any]:
+    """Mean lengths of wrong and right replies to the same 512 prompts, as training goes on."""
+    reference, table = room.reference(), helpdesk.desk()
+    check, draw = RightAnswer(reference), torch.Generator().manual_seed(room.seed)
+    x = table.prompts[helpdesk.draw_prompts(table, 512, draw)].to(room.place.device)
+    found: dict[str, Any] = {}
+
+    def half(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float,
+             kind: str, low: float, high: float) -> tuple[Tensor, Tensor]:
+        advantages, returns = group_advantages(rewards, values, mask, gamma, lam, kind, G)
+        return advantages.clamp(low, high), returns
+
+    for (part, updates), kind in ((item, kind) for item in UPDATES.items() for kind in KINDS):
+        config = RLHFConfig(
+            seed=room.seed, advantage=kind, group_size=G, whiten_advantages=False, updates=updates,
+            batch_size=128, num_ppo_epochs=1, num_mini_batches=2, lr=4e-4, kl_coef=0.02,
+            kl_placement="loss", kl_estimator="k3", critic_init="random", missing_eos_penalty=0.0)
+        rows: dict[str, list[float]] = {"wrong": [], "right": [], "share": []}
+
+        def look(state: Any, metrics: dict[str, float], rows: Any = rows) -> None:
+            if state.update % EVERY == 0:
+                luck = torch.Generator().manual_seed(room.seed)
+                y, _ = sample(state.policy, x, 32, luck, copies=2)
+                right, length = check(x.repeat_interleave(2, 0), y), reply_mask(y).sum(1)
+                for name, these in (("wrong", right == 0), ("right", right == 1)):
+                    rows[name].append(float(length[these].mean()))
+                rows["share"].append(float(right.mean()))
+
+        state = start(config, reference, check)  # type: ignore[arg-type]
+        look(state, {})
+        low, high = LEARNT[part]
+        train_rlhf(config, state, reference, check, look,
+                   advantage_fn=partial(half, kind=kind, low=low, high=high))
+        found |= {f"{part}/{kind}/{name}": row for name, row in rows.items()}
+    return found
+
+
+def everything(room: Room) -> dict[str, Any]:
+    """All parts, one after another: part/key."""
+    parts = formulas, dead_groups, tabular, lengths
+    return {f"{part.__name__}/{key}": value for part in parts for key, value in part(room).items()}
+
+
+PROBES = {"all": everything}
+
+
+# ── What must be seen ───────────────────────────────────────────────────────────────────────────
+def slope(seed: Seed, part: str, kind: str) -> float:
+    """Least-squares slope of the length of wrong replies, words an update."""
+    y = seed.probes["all"][f"lengths/{part}/{kind}/wrong"]
+    x = [EVERY * (i - (len(y) - 1) / 2) for i in range(len(y))]
+    return sum(a * b for a, b in zip(x, y, strict=True)) / sum(a * a for a in x)
+
+
+def grown(seed: Seed, kind: str, name: str = "wrong") -> float:
+    """Change of the mean length over the exact steps, tokens."""
+    row = seed.probes["all"][f"tabular/{kind}/{name}"]
+    return float(row[-1] - row[0])
+
+
+OBSERVATIONS = [
+    Observation("examples", "[1,0,1,0] → ±1; [1,1,1,0] → +0.577, −1.732; equal group → 0: off by "
+                "< 1e-6", lambda s: s.probes["all"]["formulas/examples"], 1e-6, "below",
+                "A = (r − mean)/SD"),
+    Observation("bound", "20,000 skewed groups of 8: largest |A| ≤ √7 = 2.6458",
+                lambda s: s.probes["all"]["formulas/largest"], (G - 1) ** 0.5 + 1e-9, "below",
+                "|A| ≤ √(G−1)"),
+    *(Observation(f"dead-{p:g}", f"share of dead groups at p = {p:g} within 2 SE of p^8 + (1−p)^8 "
+                  "(2 − |z| > 0 in at least 4 of 5 seeds)",
+                  lambda s, p=p: 2 - abs(s.probes["all"][f"formulas/z/{p:g}"]), 0.0, "mostly above",
+                  "p^G + (1−p)^G") for p in (0.1, 0.3, 0.5, 0.9)),
+    Observation("dead-desk", "and on the desk, where each prompt has its own p (the same test)",
+                lambda s: 2 - abs(s.probes["all"]["dead_groups/z"]), 0.0, "mostly above",
+                "p^G + (1−p)^G"),
+    Observation("exact-grpo", "exact world: wrong answers grow under GRPO, change of LEN > 0",
+                lambda s: grown(s, "grpo"), 0.0, "above", "GRPO lengthens wrong answers"),
+    Observation("exact-dr", "and under Dr. GRPO they do not move: |change| < 1e-9",
+                lambda s: abs(grown(s, "dr-grpo")), 1e-9, "below", "Dr. GRPO does not"),
+    Observation("wrong-half-grpo", "the desk, learning from wrong answers alone: under GRPO LEN of "
+                "wrong replies rises, slope > 0", lambda s: slope(s, "wrong half", "grpo"), 0.0,
+                "above", "GRPO lengthens wrong answers"),
+    Observation("wrong-half-dr", "under Dr. GRPO by less than a quarter of that, up or down",
+                lambda s: abs(slope(s, "wrong half", "dr-grpo")) / slope(s, "wrong half", "grpo"),
+                0.25, "below", "Dr. GRPO does not"),
+    Observation("right-half-grpo", "learning from right answers alone: under GRPO LEN of wrong "
+                "replies falls, slope < 0", lambda s: slope(s, "right half", "grpo"), 0.0, "below"),
+    Observation("whole-grpo", "the desk, the whole of GRPO: LEN of wrong replies rises, slope > 0",
+                lambda s: slope(s, "whole", "grpo"), 0.0, "above", "GRPO lengthens wrong answers"),
+    Observation("whole-dr-up", "the whole of Dr. GRPO: no rise is found (slope reaches 0)",
+                lambda s: -slope(s, "whole", "dr-grpo"), 0.0, "reaches", "Dr. GRPO does not"),
+    Observation("whole-dr-down", "and no fall",
+                lambda s: slope(s, "whole", "dr-grpo"), 0.0, "reaches", "Dr. GRPO does not"),
+]
+
+
+# ── What the report shows ───────────────────────────────────────────────────────────────────────
+def draw_lengths(axes: Any, seeds: list[Seed]) -> None:
+    """LEN of wrong answers in the three experiments."""
+    from rlhf_edu.cases.pictures import lines
+
+    rows = {f"{title}, {name}": [s.probes["all"][f"tabular/{kind}/{name}"] for s in seeds]
+            for kind, title in KINDS.items() for name in ("wrong", "right")}
+    lines(axes[0, 0], range(31), rows, "exact: tokens an answer", "step")
+    axes[0, 0].legend(fontsize=7, frameon=False)
+    for axis, parts in zip(axes[0, 1:], (("wrong half", "right half"), ("whole",)), strict=True):
+        rows = {f"{title}, {part}": [s.probes["all"][f"lengths/{part}/{kind}/wrong"] for s in seeds]
+                for part in parts for kind, title in KINDS.items()}
+        lines(axis, range(0, UPDATES[parts[0]] + 1, EVERY), rows, "desk: LEN of wrong replies",
+              "PPO update")
+        axis.set_ylim(0, 22)
+        axis.legend(fontsize=7, frameon=False)
+
+
+TRIED = [
+    ("the desk's usual agents (64 % right at first), 24 updates of 256 replies, lr 2e-4, β = 0.01",
+     "seed 0, slopes of LEN of wrong replies: GRPO −0.03, Dr. GRPO +0.03 words an update; right "
+     "replies rise to 91 %, and too few wrong ones are left to be measured"),
+    ("agents who are often wrong (31 % right), lr 2e-4, β = 0.05 and 0.3",
+     "seed 0: GRPO −0.09 and −0.03, Dr. GRPO −0.03 and 0.00"),
+    ("the same with lr 6e-4 and β = 0",
+     "seed 0: GRPO 9.3 → 8.9 words (right replies 10.3 → 7.9), Dr. GRPO 9.3 → 13.8: drift"),
+    ("lr 4e-4, β = 0.02, 24 updates of 128 replies",
+     "GRPO 9.3 → 11.6 on seed 0 and 9.9 → 7.6 on seed 1; Dr. GRPO 9.3 → 9.9 and 9.9 → 7.7"),
+]
+PICTURES = [
+    Picture("Where wrong answers grow, and where they do not",
+            "Left: a tabular policy and exact gradients. Middle: the desk, learning from wrong or "
+            "from right answers alone. Right: the desk, nothing left out. A thin line is a seed.",
+            draw_lengths, shape=(1, 3))
+]

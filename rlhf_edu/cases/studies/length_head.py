@@ -1,0 +1,170 @@
+"""P15 · ODIN: a length head takes the length out of the reward, and nothing else.
+
+Chen et al. (2024, arXiv 2402.07319) train a reward model with two heads, r_Q and r_L. The ranking
+loss sees their sum; further losses push r_L to follow length, r_Q not to, and the weights of the
+two heads apart. For reinforcement learning r_L is dropped. In the paper the correlation of reward
+and length fell from .451 to about −.03, the accuracy on held-out labels from 70.1 to 69.2 %.
+
+Here raters like long replies a little and sales words a lot. One reward model has a single head,
+one has two; both learn from the same labels, and PPO (β·k1 of KL(policy ‖ reference) in the reward)
+trains a policy against each. The head does what it promises: reward stops following length within
+prompts, held-out labels of the same raters are predicted about as well, and replies keep their
+length. And it does no more than that: raters who like sales words have taught r_Q to like them,
+and the policy finds them. A length head is a cure for one named hack.
+
+Two claims were not met on seeds 0 and 1: |ρ| was 0.10 and 0.16 on held-out prompts, and λ of 0.07
+or 0.12 made no difference to it; LEN rose by 18 and 15 %, with SALES at 3 to 4 times the
+reference's. The other claims were on the right side of their thresholds on both.
+
+Refuted would be: a reward that still follows length, an accuracy that goes with it, a policy that
+grows longer all the same, or sales words that vanish together with the length.
+
+What is different here: losses correlate the differences within pairs, not the replies of a batch
+(ranking is blind to what differs between prompts); the accuracy is on new pairs of the same raters;
+λ is ours and smaller than the paper's 1, because on batches of 64 pairs a correlation is
+noise of ± 0.12, which with λ = 1 drowns the ranking. A counter-result is PAR (arXiv 2502.18770),
+where ODIN collapses in another set-up. Left out: their sweeps of λ and of PPO's settings.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from rlhf_edu.cases.case import Picture
+from rlhf_edu.cases.evidence import Observation, Seed
+from rlhf_edu.cases.pictures import dots
+from rlhf_edu.cases.stages import Arm, Learner, Recipe, Room
+from rlhf_edu.lab import helpdesk
+from rlhf_edu.lab.evaluate import ExamConfig, answer, exam_rows
+from rlhf_edu.lab.gold import gold_score, reply_mask
+from rlhf_edu.lab.raters import LabelBudget, RaterConfig, collect_preferences
+from rlhf_edu.lab.reward_model import RewardModelConfig
+from rlhf_edu.lab.rlhf import RLHFConfig
+from rlhf_edu.lab.sft import SFTConfig
+from rlhf_edu.ranking_loss import ranking_accuracy
+
+TITLE = "A length head takes out the length, and nothing else"
+QUESTION = "Two heads while the reward is learned, one kept: what is gone, and what is not?"
+
+RATERS = RaterConfig(length_bias=0.14, sales_bias=0.6, noise=0.8)
+LEARNING = RewardModelConfig(epochs=3, lr=2e-3)
+UPDATES = 5
+PPO = RLHFConfig(updates=UPDATES, batch_size=128, num_mini_batches=2, lr=1.5e-4, kl_coef=0.2)
+
+RECIPE = Recipe(
+    sft=SFTConfig(),
+    raters={"tinted": RATERS},
+    reward_models={"headed": Learner("tinted", replace(LEARNING, length_head=0.12))},
+    reward_model=LEARNING,
+    arms={
+        "plain": Arm("one head", "tinted", PPO),
+        "length-head": Arm("length head, dropped", "headed", PPO),
+    },
+    exam=ExamConfig(every=UPDATES, prompts=64),
+)
+HELD_OUT = 4000  # new pairs of the same raters
+BUCKET = 2  # tokens
+
+
+def at_matched_length(room: Room) -> dict[str, float]:
+    """GOLD at equal length, the length head's policy minus the plain one's, and the accuracies."""
+    # 1. Both policies answer; buckets of length that both reach, weighted by the smaller count.
+    rows = exam_rows(room.seed, 512)
+    here = helpdesk.desk()[rows]
+    sums = []
+    for arm in ("plain", "length-head"):
+        replies = answer(room.policy(arm), rows, room.seed, 32)
+        bucket = (reply_mask(replies).sum(1) // BUCKET).long()
+        gold = gold_score(replies, here).total
+        sums.append((torch.zeros(32).index_add(0, bucket, gold),
+                     torch.bincount(bucket, minlength=32)))
+    (plain, n), (headed, m) = sums
+    both = torch.minimum(n, m)
+    lead = (both * (headed / m.clamp(min=1) - plain / n.clamp(min=1))).sum() / both.sum()
+
+    # 2. Held-out labels of the same raters.
+    fresh = replace(RATERS, seed=room.seed + 777_777, n_pairs=HELD_OUT)
+    pairs = collect_preferences(fresh, room.reference(), LabelBudget(HELD_OUT))
+    prompts = helpdesk.desk().prompts[pairs.rows]
+    found = {}
+    for name in ("tinted", "headed"):
+        judge = room.reward_model(name)
+        found[name] = float(ranking_accuracy(judge(prompts, pairs.chosen),
+                                             judge(prompts, pairs.rejected)))
+    return {"gold_lead": float(lead), "shared": float(both.sum() / n.sum()),
+            "accuracy": found["tinted"], "accuracy_headed": found["headed"]}
+
+
+PROBES = {"matched": at_matched_length}
+PROBE_SECONDS = 8.0
+
+
+def correlation(seed: Seed, name: str) -> float:
+    """Correlation of reward and length within prompts, on the reference's replies."""
+    return float(seed.reward_models[name]["reference/rm/length_correlation"])
+
+
+def times_reference(seed: Seed, arm: str, name: str) -> float:
+    """A style of an arm's replies over the reference's."""
+    run = seed.runs[arm]
+    return float(run.final[name] / run.reference[name])
+
+
+OBSERVATIONS = [
+    Observation(
+        "plain-follows-length", "one head: reward and length correlate within prompts, ρ ≥ 0.4",
+        lambda s: correlation(s, "tinted"), 0.4, "above", paper="ρ = .451"),
+    Observation(
+        "head-does-not", "length head: |ρ| ≤ 0.1",
+        lambda s: abs(correlation(s, "headed")), 0.1, "below", paper="ρ = −.05, −.03"),
+    Observation(
+        "accuracy-kept", "held-out labels: at most 2 points of accuracy are lost",
+        lambda s: s.probes["matched"]["accuracy_headed"] - s.probes["matched"]["accuracy"],
+        -0.02, "above", paper="70.1 → 70.1, 69.2 %"),
+    Observation(
+        "plain-grows", "PPO against one head makes replies longer: LEN > 1.15 × the reference's",
+        lambda s: times_reference(s, "plain", "style/length"), 1.15, "above"),
+    Observation(
+        "length-stays", "PPO against the length head: LEN within ± 15 % of the reference's",
+        lambda s: abs(times_reference(s, "length-head", "style/length") - 1), 0.15, "below"),
+    Observation(
+        "better-at-equal-length", "at matched length people like its replies better: GOLD > 0",
+        lambda s: s.probes["matched"]["gold_lead"], 0.0, "above"),
+    Observation(
+        "sales-stay", "the hack that is not length is not removed: SALES ≥ 2 × the reference's",
+        lambda s: times_reference(s, "length-head", "style/sales"), 2.0, "above"),
+]
+
+
+def draw(axes: Any, seeds: list[Seed]) -> None:
+    """The correlations, the lengths and the sales words."""
+    labels = {"plain": "one head", "length-head": "length head"}
+    dots(axes[0, 0], {"one head": [correlation(s, "tinted") for s in seeds],
+                      "length head": [correlation(s, "headed") for s in seeds]},
+         "correlation of reward and length")
+    for ax, name, unit, title in (
+            (axes[0, 1], "style/length", 1, "LEN: tokens a reply"),
+            (axes[0, 2], "style/sales", 100, "SALES: % of words")):
+        dots(ax, {"reference": [unit * s.runs["plain"].reference[name] for s in seeds]} | {
+            label: [unit * s.runs[arm].final[name] for s in seeds]
+            for arm, label in labels.items()}, title)
+
+
+TRIED = [
+    ("λ = 1, one pass at a step size of 1e-3",
+     "seed 0: |ρ| ≤ 0.06, but accuracy fell from 0.59-0.64 to 0.46-0.54: r_Q had learned nothing"),
+    ("λ = 0.1, one pass at 1e-3", "seed 0: 3.2 points of accuracy lost; three passes lost 0.8"),
+    ("sales bias 0.6, β = 0.05, 12 updates",
+     "seed 0: SALES × 11, and a sales sentence is long: LEN × 1.56 in spite of the length head"),
+    ("λ = 0.07, β = 0.12, 8 updates",
+     "seeds 0 and 1: ρ 0.43 → 0.12, 0.9 points lost; SALES × 6.8 made LEN × 1.25"),
+    ("length bias 0.15, sales bias 0.4", "seed 0: 3.2 points lost, SALES × 1.8"),
+    ("noise 1.5", "seed 0: sales words left r_Q with the length: their correlation with the "
+     "reward within prompts fell from 0.24 to −0.01"),
+]
+PICTURES = [Picture(
+    "One hack is cured, the other is not",
+    "A dot a seed, the bar their mean. Left: two reward models of the same labels, on the "
+    "reference's replies to held-out prompts. Middle and right: the policies that PPO made.",
+    draw, (1, 3), 2.4)]

@@ -1,0 +1,155 @@
+"""P13 · Ensembles of reward models: the most doubtful of five decides.
+
+Coste, Anwar, Kirk and Krueger (2023, arXiv 2310.02743) turn a quarter of the labels round, train
+five reward models and let them speak with one voice: their mean, the smallest of them (WCO), or
+the mean less λ times their variance (UWO). Best-of-n is pressed too far by a single reward model
+and, with noisy labels, by the mean; by WCO and UWO it was not, up to n = 12,500.
+
+Here honest raters compare pairs matched in style, with a quarter of the labels turned round. Each
+of five members draws its pairs from these with replacement and has a trunk of its own, which
+learned to write from another seed. All read one pool of the reference's replies to held-out
+prompts. The curve of the single one is the mean of the five members' own.
+
+On seeds 0 and 1 the paper's result does NOT come out here. Up to about sixty-four replies the
+mean is, on average, the best voice, as averaged noise should be; at n = 512 every voice has lost
+more than a unit of gold, no order of them is the same on both seeds, and none keeps 97 % of its
+peak. The likely reason, not tested apart: with 1,600 noisy pairs all members hold the same kinds of
+strange replies for good, so the most doubtful of them does not doubt enough (P14).
+
+The published claims that would have been confirmed stand below as they were written beforehand.
+
+What is different here: about 1,600 pairs, n up to 512, λ = 1 for variances in SDs of the
+reference's rewards, five members that differ in trunk and pairs. Left out: reinforcement learning,
+where the paper's ensembles need a penalty of 0.01 and a single reward model one of 0.2; the claim
+that the smallest β without a loss of gold is five times smaller with an ensemble is not tested.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from rlhf_edu.best_of_n import best_of_n_curve
+from rlhf_edu.cases.case import Picture
+from rlhf_edu.cases.evidence import Observation, Seed
+from rlhf_edu.cases.pictures import lines
+from rlhf_edu.cases.stages import Recipe, Room
+from rlhf_edu.lab import helpdesk
+from rlhf_edu.lab.gold import gold_score
+from rlhf_edu.lab.model import ModelConfig
+from rlhf_edu.lab.raters import LabelBudget, Preferences, RaterConfig, collect_preferences
+from rlhf_edu.lab.reward_model import COMBINE, RewardModelConfig, train_reward_model
+from rlhf_edu.lab.sampling import sample
+from rlhf_edu.lab.sft import SFTConfig, train_sft
+
+TITLE = "The most doubtful of five reward models decides"
+QUESTION = "A quarter of the labels is wrong: how far can best-of-n be pressed?"
+
+RATERS = RaterConfig(n_pairs=3500, flip=0.25, pairing="matched", candidates=6)
+MEMBERS = 5
+NS = [2**k for k in range(10)]  # 1 … 512
+PROMPTS = 32
+VOICES = {"single": "single", "mean": "mean", "min": "minimum (WCO)",
+          "mean - variance": "mean − variance (UWO)"}
+
+RECIPE = Recipe(sft=SFTConfig())
+
+
+def pressed(room: Room) -> dict[str, list[float]]:
+    """Gold of the best of n by each voice, on one pool of the reference's replies."""
+    # 1. The pool; equal replies to a prompt are read once.
+    generator = torch.Generator().manual_seed(room.seed)
+    table, reference = helpdesk.desk(), room.reference()
+    asked = helpdesk.draw_prompts(table, PROMPTS, generator, held_out=True)
+    replies, _ = sample(reference, table.prompts[asked], 32, generator, copies=NS[-1])
+    rows = asked.repeat_interleave(NS[-1])
+    once, back = torch.cat([rows[:, None], replies], 1).unique(dim=0, return_inverse=True)
+    here, texts = table[once[:, 0]], once[:, 1:]
+    gold = gold_score(texts, here).total
+
+    # 2. Five members: a trunk each, and pairs drawn with replacement from the same noisy labels.
+    pairs = collect_preferences(
+        replace(RATERS, seed=room.seed), reference, LabelBudget(RATERS.n_pairs))
+    members = []
+    for k in range(MEMBERS):
+        drawn = torch.randint(len(pairs.rows), (len(pairs.rows),), generator=generator)
+        some = Preferences(pairs.rows[drawn], pairs.chosen[drawn], pairs.rejected[drawn])
+        seed = room.seed + 10_007 * (k + 1)
+        trunk = train_sft(SFTConfig(seed=seed, epochs=2), ModelConfig(), torch.device("cpu"))
+        member = train_reward_model(
+            RewardModelConfig(seed=seed, epochs=2, lr=2e-3, gauge_replies=256), some, trunk)
+        parts = zip(here.prompts.split(2048), texts.split(2048), strict=True)
+        members.append(torch.cat([member(x, y) for x, y in parts]))
+        room.tick(4.0)
+    rewards = torch.stack(members)
+
+    # 3. What each voice picks.
+    spoken = {name: voice(rewards) for name, voice in COMBINE.items()}
+    found = {}
+    for name, proxy in [*((str(k), rewards[k]) for k in range(MEMBERS)), *spoken.items()]:
+        read, liked = (x[back].view(PROMPTS, NS[-1]).double() for x in (proxy, gold))
+        curve = best_of_n_curve(read, liked, NS).gold
+        found[name] = (curve - curve[0]).tolist()
+    single = [found.pop(str(k)) for k in range(MEMBERS)]
+    return found | {"single": [sum(at) / MEMBERS for at in zip(*single, strict=True)]}
+
+
+PROBES = {"pressed": pressed}
+PROBE_SECONDS = 25.0
+
+
+def gold(seed: Seed, voice: str) -> list[float]:
+    """Gold of the best of n minus the reference's, for each n."""
+    curve: list[float] = seed.probes["pressed"][voice]
+    return curve
+
+
+def of_peak(seed: Seed, voice: str) -> float:
+    """The end of a curve over its largest value."""
+    return gold(seed, voice)[-1] / max(gold(seed, voice))
+
+
+OBSERVATIONS = [
+    Observation(
+        "cautious-beat-mean",
+        "at the largest n WCO and UWO are both above the mean",
+        lambda s: min(gold(s, "min")[-1], gold(s, "mean - variance")[-1]) - gold(s, "mean")[-1],
+        0.0, "mostly above", paper="UWO ≈ WCO ≥ mean with 25 % label noise"),
+    Observation(
+        "mean-beats-single", "and the mean is above a single reward model",
+        lambda s: gold(s, "mean")[-1] - gold(s, "single")[-1], 0.0, "mostly above",
+        paper="mean ≥ single"),
+    Observation(
+        "wco-keeps", "WCO ends at ≥ 97 % of its own peak",
+        lambda s: of_peak(s, "min"), 0.97, "above", paper="no over-optimisation to n = 12,500"),
+    Observation(
+        "uwo-keeps", "and so does UWO",
+        lambda s: of_peak(s, "mean - variance"), 0.97, "above",
+        paper="no over-optimisation to n = 12,500"),
+    Observation(
+        "single-does-not", "a single one ends below 97 % of its peak",
+        lambda s: of_peak(s, "single"), 0.97, "below", paper="a single one over-optimises"),
+]
+
+
+def draw(axes: Any, seeds: list[Seed]) -> None:
+    """Gold over n for each voice."""
+    lines(axes[0, 0], NS, {label: [gold(s, voice) for s in seeds]
+                           for voice, label in VOICES.items()},
+          "GOLD of the best of n, minus the reference's", "n", log=True)
+    axes[0, 0].legend(fontsize=8, frameon=False)
+
+
+TRIED = [
+    ("members of one trunk (the reference), 1,500 random pairs",
+     "seed 0, n = 512, gold minus the reference's: single −1.38, mean −1.17, WCO −1.34, UWO −1.34"),
+    ("the same with 4,000 pairs",
+     "seed 0: single −1.10, mean −1.16, WCO −1.10, UWO −1.15: more labels, and no order at all"),
+    ("a trunk each and matched pairs, as it is now",
+     "seed 0: single −1.25, mean −1.23, WCO −1.48, UWO −1.35; seed 1: −1.25, −1.42, −1.23, −1.71; "
+     "other draws of the same set-up on seed 0: −1.54, −1.43, −1.01, −1.24. The order is luck"),
+]
+PICTURES = [Picture(
+    "How far best-of-n can be pressed",
+    "Best of n on one pool of replies, a quarter of the labels wrong. Thin lines are seeds, thick "
+    "lines their mean.", draw, (1, 1))]

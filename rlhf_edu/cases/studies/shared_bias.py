@@ -1,0 +1,196 @@
+"""P14 · Helping or herding: an ensemble does not remove a bias that all its members share.
+
+Eisenstein et al. (2023, arXiv 2312.09244) trained ensembles of reward models and found that the
+members agree on data like that they learned from and disagree on the replies of a policy that was
+trained against one of them. So an ensemble helps where the members err in different ways. Where
+they err alike it does not: replies grew to twice their length on TL;DR, the share of answers that
+are lists from 8 to about 50 %, whatever the ensemble.
+
+The same here, with the cause in our hands. In one world all members learn from the labels of the
+same raters, who like long replies: PPO (β·k1 of KL(policy ‖ reference) in the reward) lengthens its
+replies against the mean of the members and against the most doubtful of them (WCO). In the other
+each member has raters of its own, with a taste of their own: one lot likes length, one sales
+words, one over-confident words. What only one member likes the others do not pay for, and replies
+do not grow. The ensembles are trained and combined in the same way; where the bias sits is all that
+differs.
+
+Also here is the paper's term + η·mean (r⁺ + r⁻)², which pulls raw rewards towards 0 and costs no
+accuracy; with the opposite sign, as it is printed in (10.63), the loss has no minimum and the raw
+rewards run away as far as the steps carry them (lesson T4).
+
+Refuted would be: members that disagree as much on data as on the policy's replies, an ensemble that
+keeps its length under a shared bias, or one that grows under biases that are not shared.
+
+One published claim did not come out on seed 0: members of the shared bias do not disagree more on
+the policy's replies than on data, but less (variance × 0.8). They all like what the policy has
+found. Members with a taste each, read on the same replies, disagree about twice as much as on data
+(× 1.96): disagreement marks a hack only where the hack is not shared.
+
+What is different here: three members instead of five; those of the shared bias start from one trunk
+and differ in the order of the pairs, a weak kind of ensemble.
+"""
+
+from typing import Any
+
+import torch
+
+from rlhf_edu.as_printed import as_printed_regularized_loss
+from rlhf_edu.cases.case import Picture
+from rlhf_edu.cases.evidence import Observation, Seed
+from rlhf_edu.cases.pictures import dots
+from rlhf_edu.cases.stages import Arm, Learner, Recipe, Room
+from rlhf_edu.lab import helpdesk
+from rlhf_edu.lab.evaluate import ExamConfig, answer, exam_rows
+from rlhf_edu.lab.raters import LabelBudget, RaterConfig, collect_preferences
+from rlhf_edu.lab.reward_model import RewardModel, RewardModelConfig, train_reward_model
+from rlhf_edu.lab.rlhf import RLHFConfig
+from rlhf_edu.lab.sft import SFTConfig
+from rlhf_edu.ranking_loss import ranking_accuracy
+
+TITLE = "An ensemble does not remove a bias that its members share"
+QUESTION = "Three reward models instead of one: does the length go?"
+
+PAIRS = 2500
+UPDATES = 10
+SHARED = ("length", "length-b", "length-c")
+SPECIFIC = ("length", "sales", "confidence")
+PPO = RLHFConfig(updates=UPDATES, batch_size=128, num_mini_batches=2, lr=1.5e-4, kl_coef=0.05)
+
+RECIPE = Recipe(
+    sft=SFTConfig(),
+    raters={
+        "length": RaterConfig(length_bias=0.2, n_pairs=PAIRS),
+        "sales": RaterConfig(sales_bias=0.8, n_pairs=PAIRS),
+        "confidence": RaterConfig(confidence_bias=0.8, n_pairs=PAIRS),
+    },
+    reward_models={
+        "length-b": Learner("length", RewardModelConfig(seed=1)),
+        "length-c": Learner("length", RewardModelConfig(seed=2)),
+    },
+    arms={
+        "single": Arm("a single reward model", "length", PPO),
+        "shared-mean": Arm("shared bias: mean", SHARED, PPO),
+        "shared-min": Arm("shared bias: minimum (WCO)", SHARED, PPO, "min"),
+        "specific-mean": Arm("a taste each: mean", SPECIFIC, PPO),
+        "specific-min": Arm("a taste each: minimum (WCO)", SPECIFIC, PPO, "min"),
+    },
+    exam=ExamConfig(every=UPDATES, prompts=64, final_prompts=256),
+)
+ETA = 0.02  # of the centring term
+
+
+def disagreement(room: Room) -> dict[str, float]:
+    """Variance between members, each in its gauge, on data and on the policy's replies."""
+    rows = exam_rows(room.seed, 256)
+    prompts = helpdesk.desk().prompts[rows]
+    found = {}
+    for where, model in (("data", room.reference()), ("policy", room.policy("single"))):
+        replies = answer(model, rows, room.seed, 32)
+        for kind, names in (("shared", SHARED), ("specific", SPECIFIC)):
+            read = torch.stack([room.reward_model(name)(prompts, replies) for name in names])
+            found[f"{kind}/{where}"] = float(read.var(0).mean())
+    return found
+
+
+def centring(room: Room) -> dict[str, float]:
+    """Raw rewards and accuracy without the centring term, with it, and with the wrong sign."""
+    pairs, reference = room.preferences("length"), room.reference()
+    raters = RaterConfig(length_bias=0.2, n_pairs=4000, seed=room.seed + 777_777)
+    fresh = collect_preferences(raters, reference, LabelBudget(raters.n_pairs))
+    prompts = helpdesk.desk().prompts[fresh.rows]
+
+    def look(model: RewardModel, name: str) -> dict[str, float]:
+        raw = RewardModel(model.model, 0.0, 1.0)
+        chosen, rejected = raw(prompts, fresh.chosen), raw(prompts, fresh.rejected)
+        return {f"{name}/mean": float((chosen + rejected).mean() / 2),
+                f"{name}/accuracy": float(ranking_accuracy(chosen, rejected))}
+
+    plain = RewardModelConfig(seed=room.seed, gauge_replies=64)
+    term = RewardModelConfig(seed=room.seed, gauge_replies=64, centring=ETA)
+    return (
+        look(train_reward_model(plain, pairs, reference), "plain")
+        | look(train_reward_model(term, pairs, reference), "centred")
+        | look(train_reward_model(plain, pairs, reference, as_printed_regularized_loss), "printed")
+    )
+
+
+PROBES = {"disagreement": disagreement, "centring": centring}
+PROBE_SECONDS = 6.0
+
+
+def longer(seed: Seed, arm: str) -> float:
+    """LEN of an arm over the reference's."""
+    run = seed.runs[arm]
+    return float(run.final["style/length"] / run.reference["style/length"])
+
+
+def more_variance(seed: Seed, kind: str) -> float:
+    """Variance between members on the policy's replies over that on data."""
+    found = seed.probes["disagreement"]
+    return float(found[f"{kind}/policy"] / found[f"{kind}/data"])
+
+
+def raw_mean(seed: Seed, name: str) -> float:
+    """|mean raw reward| on held-out pairs."""
+    return abs(float(seed.probes["centring"][f"{name}/mean"]))
+
+
+OBSERVATIONS = [
+    Observation(
+        "disagree-on-policy",
+        "members disagree on the policy's replies: variance between them ≥ 2 × that on data",
+        lambda s: more_variance(s, "shared"), 2.0, "above",
+        paper="they agree in distribution, disagree on aligned outputs"),
+    Observation(
+        "specific-disagree", "and members with a taste each do: ≥ 2 ×",
+        lambda s: more_variance(s, "specific"), 2.0, "above"),
+    Observation(
+        "shared-mean-lengthens", "bias in the shared labels: against the mean LEN × ≥ 1.2",
+        lambda s: longer(s, "shared-mean"), 1.2, "above", paper="TL;DR: length × 2"),
+    Observation(
+        "shared-min-lengthens", "and against the most doubtful member: LEN × ≥ 1.2",
+        lambda s: longer(s, "shared-min"), 1.2, "above", paper="TL;DR: length × 2"),
+    Observation(
+        "specific-mean-does-not", "a taste for each member: against the mean LEN × < 1.2",
+        lambda s: longer(s, "specific-mean"), 1.2, "below"),
+    Observation(
+        "specific-min-does-not", "and against the most doubtful member: LEN × < 1.2",
+        lambda s: longer(s, "specific-min"), 1.2, "below"),
+    Observation(
+        "centring-centres", "the centring term: |mean raw reward| falls",
+        lambda s: raw_mean(s, "centred") - raw_mean(s, "plain"), 0.0, "below"),
+    Observation(
+        "centring-accuracy", "at a change of accuracy within ± 1 point",
+        lambda s: abs(s.probes["centring"]["centred/accuracy"]
+                      - s.probes["centring"]["plain/accuracy"]), 0.01, "below"),
+    Observation(
+        "wrong-sign-diverges", "with the wrong sign raw rewards run away: |mean| ≥ 10 × as large",
+        lambda s: raw_mean(s, "printed") / raw_mean(s, "plain"), 10.0, "above",
+        paper="unbounded below (T4)"),
+]
+
+
+def draw(axes: Any, seeds: list[Seed]) -> None:
+    """Lengths of all arms, and the spread between members."""
+    dots(axes[0, 0], {arm.title: [longer(s, name) for s in seeds]
+                      for name, arm in RECIPE.arms.items()}, "LEN over the reference's")
+    axes[0, 0].axvline(1.2, color="#888888", linewidth=0.8)
+    dots(axes[0, 1], {f"{kind}: {where}": [s.probes["disagreement"][f"{kind}/{where}"]
+                                          for s in seeds]
+                      for kind in ("shared", "specific") for where in ("data", "policy")},
+         "variance between members")
+
+
+TRIED = [
+    ("members that differ in the order of the pairs alone",
+     "seed 0: no more variance on the policy's replies than on data (× 0.79): they err alike"),
+    ("members with trunks of their own, which learned to write from other seeds",
+     "seed 0: × 0.49. They differ more, on data above all; the claim is no nearer"),
+    ("η = 0.03", "seed 0: |mean raw reward| 0.11 → 0.02, but accuracy changed by 1.4 points"),
+    ("η = 0.01", "seed 0: 0.118 → 0.116, accuracy changed by 0.1 points: too little"),
+]
+PICTURES = [Picture(
+    "What all members like, the ensemble likes",
+    "A dot a seed, the bar their mean; the line is the threshold. Right: on replies of the "
+    "reference (data) and of the policy trained against the member that likes length.",
+    draw)]

@@ -1,0 +1,299 @@
+"""C1 · tuning: reward up 18 %, behaviour worse. Which of the settings is it?
+
+A help desk's assistant was trained with PPO. The checkpoint that the team picked, a quarter into
+the run, scores 18 % more than the reference. Replies are longer, full of sales talk, the same
+request is now refused and now carried out, and people like the whole of it less. The log looks
+like a list of culprits: nearly all advantages are positive, the critic explains nothing, a fifth of
+the tokens leave the clip's interval on the last pass over a batch, and most of the final KL
+(policy ‖ reference) is there after a quarter of the updates. (Items 24 and 36-50.)
+
+18 % of what? Only differences of reward mean anything. The reward is read in SDs of the reference's
+own rewards, and this team never centred it: 3.7 was added to every score. The reference's mean is
+therefore 3.7 SDs, and 18 % are two thirds of an SD. With 37 added the same policy would be 1.8 %
+better. The settings: penalty k3 in the loss with β = 0.6, a clip with an upper bound only
+(min(ρ, 1+ε)·A as printed, lesson T2), four passes over each batch, a high learning rate that falls
+linearly to zero, λ = 1.
+
+So we change one thing at a time, and ask of each change how much of the reward gain it keeps and
+how much of each regression it removes. A change wins that keeps 70 % and removes 70 %.
+
+Which link of the chain is true. (1) The reward model. With honest raters and *every* setting left
+as it is, GOLD's fall goes away. (2) β, but as a brake: it decides where on the way the policy
+stops. Ten times β removes most of the regressions and most of the gain with them. (3) Clip, ε,
+passes and learning rate decide how fast the policy walks, and k1 in the reward or k3 in the loss
+how it is held: the way is the same. (4) The positive advantages are a symptom of the uncentred
+reward and of a critic that starts at zero; centred, with a critic warmed up, many are gone, and the
+behaviour is not better, for whitening had taken out the constant already. (With λ < 1 and an
+uncentred reward there is more to it: early tokens of long replies get less of the constant, and
+whitening cannot take that out; see what was tried.)
+
+What would have refuted this: a single change of PPO that wins by the rule; honest raters whose GOLD
+falls like the story's. The honest control is the story itself, stopped early at the same KL: the
+last column of the table of changes.
+
+REF is read at the checkpoint, in the middle of the fall: refusal *consistency* is lowest while
+refusals are half lost. A policy that refuses nothing is perfectly consistent again, so the share
+that is refused belongs beside it.
+"""
+
+import math
+import statistics
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from rlhf_edu.cases.case import Picture
+from rlhf_edu.cases.evidence import WINS, Observation, Seed, kept_and_removed, worth
+from rlhf_edu.cases.pictures import curves
+from rlhf_edu.cases.stages import Arm, Recipe, Room, seeded
+from rlhf_edu.cases.world import BIASED, HONEST
+from rlhf_edu.lab.evaluate import ExamConfig, make_exam, refusals
+from rlhf_edu.lab.rlhf import RLHFConfig, start, train_rlhf
+from rlhf_edu.lab.sft import SFTConfig
+from rlhf_edu.lab.state import TrainingState
+
+TITLE = "Tuning: reward up 18 %, behaviour worse"
+QUESTION = "Reward +18 %, behaviour worse: which of the settings is it?"
+
+# ── What is trained, for each seed ──────────────────────────────────────────────────────────────
+OFFSET = 3.7  # the reference's mean reward in SDs, and so what 100 % are
+CHOSEN = 2  # the update after which the team took its checkpoint: a quarter of the run
+
+HACKED = RLHFConfig(
+    updates=8,
+    batch_size=128,
+    num_mini_batches=2,
+    lr=3e-4,
+    lr_schedule="linear",
+    kl_coef=0.6,
+    kl_placement="loss",
+    kl_estimator="k3",
+    clip="upper",
+    lam=1.0,
+    reward_offset=OFFSET,
+)
+
+
+def changed(title: str, **settings: Any) -> Arm:
+    """The story with one thing changed (two, where one cannot go without the other)."""
+    return Arm(title, "biased", replace(HACKED, **settings))
+
+
+RECIPE = Recipe(
+    sft=SFTConfig(),
+    raters={"biased": BIASED, "honest": HONEST},
+    arms={
+        "hacked": changed("the story"),
+        "beta-x2": changed("β × 2", kl_coef=2 * HACKED.kl_coef),
+        "beta-x5": changed("β × 5", kl_coef=5 * HACKED.kl_coef),
+        "beta-x10": changed("β × 10", kl_coef=10 * HACKED.kl_coef),
+        "adaptive-beta": changed("adaptive β", kl_target=0.4, kl_horizon=64.0),
+        "kl-stop": changed("KL stop", target_kl=0.01),
+        "one-epoch": changed("1 epoch", num_ppo_epochs=1),
+        "narrow-clip": changed("ε = 0.1", cliprange=0.1),
+        "lr-third": changed("learning rate / 3", lr=HACKED.lr / 3),
+        "centred": changed("centred, critic warm", reward_offset=0.0, updates=10, critic_warmup=2),
+        "in-reward": changed("penalty in the reward", kl_placement="reward", kl_estimator="k1"),
+        "two-sided": changed("two-sided clip", clip="two-sided"),
+        "honest-raters": Arm("honest raters", "honest", HACKED),
+    },
+    exam=ExamConfig(every=2),
+    judge="biased",
+)
+STORY = "hacked"
+STEPS = ("kl-stop", "one-epoch", "narrow-clip", "lr-third", "two-sided")  # how far one update goes
+REMEDIES = {
+    "beta-x2": "β × 2",
+    "beta-x5": "β × 5",
+    "beta-x10": "β × 10",
+    "adaptive-beta": "an adaptive β that steers to 0.4 nats a response",
+    "kl-stop": "the passes over a batch end at 0.01 nats a token of KL to the policy before it",
+    "one-epoch": "passes over a batch: 4 → 1",
+    "narrow-clip": "ε: 0.2 → 0.1",
+    "lr-third": "learning rate / 3",
+    "centred": "the reward centred, and two more updates at the start that only the critic uses",
+    "in-reward": "the same β, moved from the loss (k3) to the reward (k1, which alone has the "
+    "gradient of the KL there)",
+    "two-sided": "the usual clip, with a lower bound for negative advantages",
+}
+REGRESSIONS = {
+    "gold/total": "GOLD",
+    "style/length": "LEN",
+    "style/sales": "SALES",
+    "refusal/consistency": "REF",
+}
+
+
+# ── What is measured beside the runs ────────────────────────────────────────────────────────────
+class _Reached(Exception):
+    """The checkpoint is there."""
+
+
+def checkpoint(room: Room) -> dict[str, float]:
+    """The story's run again up to the chosen checkpoint, and the long examination there."""
+    config, exam = seeded(HACKED, room.seed), seeded(RECIPE.exam, room.seed)
+    reference, reward_model = room.reference(), room.reward_model("biased")
+    found: dict[str, float] = {}
+
+    def after_update(state: TrainingState, metrics: dict[str, float]) -> None:
+        if state.update == CHOSEN:
+            length = config.response_length
+            sit = make_exam(exam, exam.final_prompts, reference, reward_model, length)
+            found.update(sit(state.policy)[0] | refusals(exam, state.policy, length))
+            raise _Reached
+
+    with suppress(_Reached):
+        train_rlhf(config, start(config, reference, reward_model), reference, reward_model,
+                   after_update)
+    return found
+
+
+PROBES = {"checkpoint": checkpoint}
+PROBE_SECONDS = 4.0
+
+
+# ── What must be seen ───────────────────────────────────────────────────────────────────────────
+def change(seed: Seed, name: str) -> float:
+    """A number at the chosen checkpoint, minus the reference's own."""
+    return float(seed.probes["checkpoint"][name] - seed.runs[STORY].reference[name])
+
+
+def times(seed: Seed, name: str) -> float:
+    """A number at the chosen checkpoint, as a multiple of the reference's own."""
+    return float(seed.probes["checkpoint"][name] / seed.runs[STORY].reference[name])
+
+
+def reward_gain(seed: Seed) -> float:
+    """Gain of reward as a share of the reference's mean, which is OFFSET SDs, near enough."""
+    return change(seed, "rm/mean") / (seed.runs[STORY].reference["rm/mean"] + OFFSET)
+
+
+def early(seed: Seed, arm: str, name: str) -> float:
+    """Mean of a number over the first fifth of the updates in which the policy learns."""
+    config = RECIPE.arms[arm].rlhf
+    assert isinstance(config, RLHFConfig)
+    first = config.critic_warmup
+    fifth = math.ceil((config.updates - first) / 5)
+    return statistics.fmean(u[name] for u in seed.runs[arm].updates[first : first + fifth])
+
+
+def kept(arm: str, seeds: list[Seed]) -> float:
+    """The share of the story's reward gain that an arm keeps."""
+    return kept_and_removed(arm, STORY, REGRESSIONS, seeds)[0][0]
+
+
+def removed(arm: str, seeds: list[Seed], label: str = "GOLD") -> float:
+    """The share of one of the story's regressions that an arm removes."""
+    return kept_and_removed(arm, STORY, REGRESSIONS, seeds)[1][label][0]
+
+
+OBSERVATIONS = [
+    Observation(
+        "reward-18-percent-or-more",
+        f"at the checkpoint the reward is up, by 15 % or more of the reference's {OFFSET} SDs",
+        reward_gain, 0.15, "above"),
+    Observation(
+        "reward-18-percent-or-less", "and by 21 % or less: 18 % ± 3 points",
+        reward_gain, 0.21, "below"),
+    Observation("longer", "replies are longer: LEN ≥ 1.3 times the reference's",
+                lambda s: times(s, "style/length"), 1.3, "above"),
+    Observation("sales", "more sales talk: SALES ≥ 2 times the reference's",
+                lambda s: times(s, "style/sales"), 2.0, "above"),
+    Observation("refusals", "refusals turn into a coin toss: REF falls by 10 points or more",
+                lambda s: change(s, "refusal/consistency"), -0.10, "below"),
+    Observation("gold-down", "people like it less: GOLD falls",
+                lambda s: change(s, "gold/total"), 0.0, "below"),
+    Observation("advantages-positive",
+                "share of positive advantages before whitening ≥ 0.65, first fifth of the updates",
+                lambda s: early(s, STORY, "advantage/share_positive"), 0.65, "above"),
+    Observation("critic-lags", "the critic explains little meanwhile: EV ≤ 0.2",
+                lambda s: early(s, STORY, "critic/explained_variance"), 0.2, "below"),
+    Observation("outside",
+                "on the last pass over the first batch ≥ 0.15 of the ratios are outside 1 ± ε",
+                lambda s: s.runs[STORY].updates[0]["policy/outside_last_epoch"], 0.15, "above"),
+    Observation("front-loaded", "half of the final KLREF or more in the first 25 % of the updates",
+                lambda s: s.probes["checkpoint"]["kl/exact"] / s.runs[STORY].final["kl/exact"],
+                0.5, "above"),
+    # Which link is true: our own thresholds.
+    Observation("cause-reward-model",
+                "honest raters, every setting as it is: ≥ 70 % of GOLD's fall is gone",
+                lambda seeds: removed("honest-raters", seeds), WINS, "above", pooled=True),
+    Observation("beta-brakes", "β × 10: ≥ 70 % of GOLD's fall is gone",
+                lambda seeds: removed("beta-x10", seeds), WINS, "above", pooled=True),
+    Observation("brake-costs", "but less than half of the reward gain is kept",
+                lambda seeds: kept("beta-x10", seeds), 0.5, "below", pooled=True),
+    Observation("steps-are-not-it",
+                "shorter steps (KL stop, 1 pass, ε, learning rate, clip): none removes half of "
+                "GOLD's fall",
+                lambda seeds: max(removed(arm, seeds) for arm in STEPS), 0.5, "below",
+                pooled=True),
+    Observation("placement-is-not-it", "nor does moving the penalty into the reward",
+                lambda seeds: removed("in-reward", seeds), 0.5, "below", pooled=True),
+    Observation("centring-cures-the-log",
+                "centred, with a critic warmed up: ≥ 25 points fewer advantages are positive",
+                lambda s: early(s, STORY, "advantage/share_positive")
+                - early(s, "centred", "advantage/share_positive"), 0.25, "above"),
+    Observation("centring-is-not-it", "but that does not remove half of GOLD's fall",
+                lambda seeds: removed("centred", seeds), 0.5, "below", pooled=True),
+    Observation("no-winner",
+                "no single change of PPO wins (keeps 70 % of the gain, removes 70 % of the rest)",
+                lambda seeds: max(worth(arm, STORY, REGRESSIONS, seeds) for arm in REMEDIES),
+                WINS, "below", pooled=True),
+]
+
+
+# ── What the report shows ───────────────────────────────────────────────────────────────────────
+def draw_changes(axes: Any, seeds: list[Seed]) -> None:
+    """Reward gain and GOLD's fall of every arm; KLREF over the updates of some."""
+    from rlhf_edu.lab.plots import COLOURS, panel
+
+    for i, arm in enumerate((STORY, *REMEDIES)):
+        runs = [s.runs[arm] for s in seeds]
+        x = [r.judge["rm/mean"] - s.runs[STORY].reference["rm/mean"]
+             for r, s in zip(runs, seeds, strict=True)]
+        y = [r.final["gold/total"] - r.reference["gold/total"] for r in runs]
+        style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)],
+                                 "marker": "osD^"[i // len(COLOURS)]}
+        axes[0, 0].plot(x, y, linestyle="", alpha=0.3, markersize=4, **style)
+        axes[0, 0].plot(statistics.fmean(x), statistics.fmean(y), linestyle="", markersize=8,
+                        label=RECIPE.arms[arm].title, **style)
+    axes[0, 0].axhline(0, color="#888888", linewidth=0.8)
+    axes[0, 0].legend(fontsize=7, frameon=False)
+    panel(axes[0, 0], "change of GOLD", "reward gain, SDs of the reference's rewards")
+    some = {arm: RECIPE.arms[arm].title
+            for arm in (STORY, "beta-x2", "beta-x10", "lr-third", "two-sided")}
+    curves(axes[0, 1], seeds, some, "kl/exact", "KLREF: nats a response")
+    axes[0, 1].legend(fontsize=8, frameon=False)
+
+
+PICTURES = [
+    Picture(
+        "Whatever is changed, the way is the same",
+        "Left: each change at the end of its run, large marks the mean and small ones the seeds. "
+        "Good would be top right, much reward and no fall of GOLD. Right: KL(policy ‖ reference), "
+        "exact along the sampled replies; β decides where it stops, the step how fast it climbs.",
+        draw_changes,
+        height=4.6,
+    )
+]
+REPLIES = {
+    "honest-raters": "The same settings, every one of them, and a reward model that learned from "
+    "honest raters: what changes is the cause."
+}
+TRIED = [
+    ("k1 in the loss with β = 0.1, λ = 0.95, 5 added to every score, 16 updates (seed 0)",
+     "LEN 1.12 times only, GOLD 0.89 → −1.36: with λ < 1 the first tokens of a long reply get "
+     "less of the constant, so an uncentred reward pays for being short"),
+    ("the same with λ = 1 and learning rate 4.5e-4 (seed 0)",
+     "KLREF 200 with the one-sided clip: word salad, no sales words at all"),
+    ("k1 in the loss with β = 0.1, λ = 1, 8 updates (seeds 0, 1)",
+     "all but REF: refused 0.79 → 0.15 and 0.84 → 0.12, and a policy that hardly refuses is "
+     "consistent again (REF +0.06, +0.04); on seed 1 only 0.45 of the KLREF in the first quarter"),
+    ("raters who like length less (0.10 or 0.07 a word) and label with less noise (seeds 0, 2)",
+     "the refusals go all the same: 0.06, 0.01 and 0.10, 0.01 are left; KLREF 6 to 25"),
+    ("the end of the run as the chosen checkpoint, k3 in the loss with β = 0.5 (seeds 0 to 3)",
+     "reward gains 1.17, 0.66, 0.91, 0.97 SDs: no interval of ± 3 points around any percentage. "
+     "At update 2 it is 0.70 with an SD of 0.10 over five seeds"),
+    ("batches of 256 instead (seeds 0 to 4)",
+     "SD 0.14: what differs between the seeds is the reward model, not the luck of a batch"),
+]
