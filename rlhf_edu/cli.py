@@ -240,7 +240,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 {"cases": cases, "run": run, "check": check, "grade": grade,
                  "grade-class": grade_class, "quiz": quiz, "export": export},
                 prog="rlhf-edu",
-                description="Run the case studies of the companion, check exercises, and grade them.",
+                description="Run case studies, check exercises, grade them, ask quizzes.",
                 args=args,
                 config=(FlagCreatePairsOff,),
             )

@@ -102,14 +102,20 @@ def composite_loss(surrogate_loss: Tensor, penalty: Tensor, kl_coef: float) -> T
 
 
 def clip_fraction(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, cliprange: float = 0.2
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    cliprange: float = 0.2,
+    cliprange_high: float | None = None,
 ) -> Tensor:
     """Share of tokens whose gradient the clip removes: ρ > 1+ε with A > 0, or ρ < 1−ε with A < 0.
 
     Four (B, T) → scalar without gradient. A = 0 has no gradient to remove and does not count.
+    `cliprange_high` is another ε for the upper side, as in the loss.
     """
     on = _check(mask, logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
-    low, high = _clip_bounds(cliprange, None)
+    low, high = _clip_bounds(cliprange, cliprange_high)
     ratio = probability_ratio(logprobs, old_logprobs)
     cut = ((ratio > high) & (advantages > 0)) | ((ratio < low) & (advantages < 0))
     return _masked_mean(cut.to(ratio.dtype), on)

@@ -102,7 +102,8 @@ def test_what_is_named_is_there(name: str) -> None:
     case = load_case(name)
     recipe, learners = case.recipe, case.recipe.learners()
     assert recipe.sft is not None or not (recipe.raters or recipe.reward_models or recipe.arms)
-    assert not recipe.raters.keys() & recipe.reward_models.keys()
+    for name_of_both in recipe.raters.keys() & recipe.reward_models.keys():
+        assert learners[name_of_both].labels == name_of_both, "it learns from labels of this name"
     assert all(learner.labels in recipe.raters for learner in learners.values())
     assert not recipe.judge or recipe.judge in learners
     for arm, settings in recipe.arms.items():

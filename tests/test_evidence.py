@@ -225,7 +225,6 @@ def test_worth_is_of_sums_over_seeds_not_a_mean_of_shares() -> None:
     assert worth("arm", "story", REGRESSIONS, seeds) == pytest.approx(0.4)
 
 
-@pytest.mark.xfail(strict=True, reason="min() drops a NaN that comes second")
 def test_a_remedy_of_a_regression_that_never_was_is_worth_nothing_known() -> None:
     seeds = [tried(i, arm=(0.9, 0.9, 0.9)) for i in range(5)]
     for seed in seeds:

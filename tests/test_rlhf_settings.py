@@ -185,7 +185,6 @@ def test_in_the_warm_up_the_critic_learns_as_beside_a_policy_that_is_told_nothin
     assert same(warm.critics[-1], told_nothing.critics[-1])
 
 
-@pytest.mark.xfail(strict=True, reason="Adam makes up for steps in which the policy stood still")
 def test_after_the_warm_up_the_policy_takes_steps_of_the_usual_size(frozen):
     """Its first update is no longer than the first of a run without a warm-up."""
     settings = {"batch_size": 8, "response_length": 4, "num_mini_batches": 4, "num_ppo_epochs": 6,
@@ -194,7 +193,7 @@ def test_after_the_warm_up_the_policy_takes_steps_of_the_usual_size(frozen):
     for warm_up in (0, 5):
         ran = Ran(frozen, updates=warm_up + 1, critic_warmup=warm_up, **settings)
         before, after = ran.policies[-2:]
-        moved.append(max(float((a - b).abs().max()) for a, b in zip(
+        moved.append(max(float((a - b).detach().abs().max()) for a, b in zip(
             before.parameters(), after.parameters(), strict=True)))  # fmt: skip
     assert moved[1] < 1.15 * moved[0]
 
@@ -273,7 +272,6 @@ def test_what_cannot_be_is_said_with_what_can(settings, said):
     assert str(error.value) == said
 
 
-@pytest.mark.xfail(strict=True, reason="the share of clipped tokens knows one bound alone")
 @pytest.mark.parametrize("high", [0.05, 0.5])
 def test_tokens_that_a_higher_bound_does_not_clip_are_not_counted_as_clipped(frozen, high):
     shares: list[float] = []

@@ -235,7 +235,6 @@ def test_how_an_ensemble_speaks_is_in_the_key(made: Made, tmp_path: Path) -> Non
         run_arm(replace(RECIPE, arms=arms), "both", place, no_tick)
 
 
-@pytest.mark.xfail(strict=True, reason="which of an ensemble's members is the judge is in no key")
 def test_who_judges_an_ensembles_replies_is_in_the_key(made: Made, tmp_path: Path) -> None:
     keys = set()
     for judge in ("few", "second", ""):
@@ -287,7 +286,6 @@ def test_what_is_read_of_learners_and_arms_is_what_was_written(made: Made) -> No
     assert alone.reward_models.keys() == {"biased", "thin", "second"}
 
 
-@pytest.mark.xfail(strict=True, reason="the reference is read by the first member alone")
 def test_the_reference_of_an_ensembles_arm_is_read_by_the_ensemble(made: Made) -> None:
     raters_of = {name: arm.raters for name, arm in RECIPE.arms.items()}
     run = read_seed(made.place.out / "seed-3", 3, raters_of, RECIPE.learners()).runs["both"]
@@ -340,7 +338,6 @@ def test_what_a_probe_finds_comes_back(made: Made, place: Place, tmp_path: Path)
     assert "null" in text and "NaN" not in text and "Infinity" not in text
 
 
-@pytest.mark.xfail(strict=True, reason="null inside a list stays None")
 def test_what_does_not_exist_in_a_probes_list_comes_back_as_nan(
     place: Place, tmp_path: Path
 ) -> None:
@@ -507,7 +504,6 @@ def run_here_in(run_here: Any, case: Case, place: Place) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="an ensemble has no labels of its own")
 def test_a_remedy_that_is_an_ensemble_costs_the_labels_of_all_its_members(
     run_here: Any, place: Place
 ) -> None:

@@ -261,10 +261,13 @@ def kept_and_removed(
 
 
 def worth(arm: str, story: str, regressions: Mapping[str, str], seeds: list[Seed]) -> float:
-    """The smaller of the share kept and the mean share removed; a share counts 1 at most."""
+    """The smaller of the share kept and the mean share removed; a share counts 1 at most.
+
+    NaN if one of them does not exist.
+    """
     kept, removed = kept_and_removed(arm, story, regressions, seeds)
-    shares = [min(share[0], 1.0) for share in removed.values()]
-    return min(kept[0], statistics.fmean(shares))
+    both = kept[0], statistics.fmean(min(share[0], 1.0) for share in removed.values())
+    return min(both) if all(map(math.isfinite, both)) else math.nan
 
 
 def beyond_stopping(arm: str, story: str, seed: Seed) -> float:
@@ -290,21 +293,31 @@ def _interpolate(x: float, xs: list[float], ys: list[float]) -> float:
 
 
 def weigh(
-    arm: str, what: str, story: str, raters: str, regressions: Mapping[str, str], seeds: list[Seed]
+    arm: str, what: str, story: str, raters: str | tuple[str, ...],
+    regressions: Mapping[str, str], seeds: list[Seed],
 ) -> Remedy:
-    """What an arm keeps of the story's reward gain, removes of its regressions, and costs."""
+    """What an arm keeps of the story's reward gain, removes of its regressions, and costs.
+
+    `raters`: the reward models whose labels it used, one for each set of labels.
+    """
+    names = (raters,) if isinstance(raters, str) else raters
     kept, removed = kept_and_removed(arm, story, regressions, seeds)
     beyond = [beyond_stopping(arm, story, seed) for seed in seeds]
     return Remedy(
         arm, what, kept, removed, worth(arm, story, regressions, seeds),
         (statistics.fmean(beyond), *interval(beyond)),
         statistics.fmean(s.runs[arm].final["kl/exact"] for s in seeds),
-        *(statistics.fmean(s.reward_models[raters][k] for s in seeds)
+        *(statistics.fmean(sum(s.reward_models[name][k] for name in names) for s in seeds)
           for k in ("labels", "replies")),
     )
 
 
 WINS = 0.7  # a remedy that keeps and removes this much has won
+
+
+def by_worth(remedy: Remedy) -> float:
+    """Sorts remedies: the best first, those whose worth is not known last."""
+    return -remedy.worth if math.isfinite(remedy.worth) else math.inf
 
 
 def winner_line(
@@ -314,7 +327,7 @@ def winner_line(
 
     The difference to each other one is pooled over seeds, with the jackknife's interval.
     """
-    best, *others = sorted(remedies, key=lambda r: -r.worth)
+    best, *others = sorted(remedies, key=by_worth)
     close = []
     for other in others:
         _, lead = jackknife(
@@ -324,17 +337,22 @@ def winner_line(
             close.append(other.arm)
     verdict = "wins" if best.worth >= WINS else "is the nearest; no change wins"
     noise = f"; within noise of it: {', '.join(close)}" if close else ""
-    return (f"{best.arm} {verdict} (worth {best.worth:.2f}: the smaller of the share of the reward "
-            f"gain kept and the mean share of regressions removed; {WINS} wins){noise}")
+    return (f"{best.arm} {verdict} (worth {shown(best.worth, '.2f')}: the smaller of the share of "
+            f"the reward gain kept and the mean share of regressions removed; {WINS} wins){noise}")
 
 
 def _part(line: dict[str, Any], prefix: str) -> dict[str, Any]:
     """What a line holds under `prefix`, without it; null becomes NaN again."""
-    return {
-        k.removeprefix(prefix): math.nan if v is None else v
-        for k, v in line.items()
-        if k.startswith(prefix)
-    }
+    return {k.removeprefix(prefix): _number(v) for k, v in line.items() if k.startswith(prefix)}
+
+
+def _number(content: Any) -> Any:
+    """The same content with NaN in place of every null."""
+    if isinstance(content, dict):
+        return {k: _number(v) for k, v in content.items()}
+    if isinstance(content, list):
+        return [_number(v) for v in content]
+    return math.nan if content is None else content
 
 
 def read_seed(
@@ -359,7 +377,7 @@ def read_seed(
             ],
             final=_part(lines[-1], "final/"),
             judge=_part(lines[-1], "judge/"),
-            reference=_part(reward_models[raters], "reference/"),
+            reference=_part(reward_models[raters], "reference/") | _part(lines[-1], "reference/"),
             samples=[_part(line, "") for line in record.read_lines(folder / arm / "samples.jsonl")],
         )
     found = {

@@ -91,7 +91,7 @@ def run_places(name: str, out: Path, places: list[Place]) -> dict[str, Any]:
     runs = [done[seed] for seed in seeds]
     findings = [grade(observation, runs) for observation in case.observations]
     remedies = [
-        weigh(arm, what, case.story, str(recipe.arms[arm].raters), case.regressions, runs)
+        weigh(arm, what, case.story, recipe.paid_for(arm), case.regressions, runs)
         for arm, what in case.remedies.items()
     ]
     winner = winner_line(remedies, case.story, case.regressions, runs) if remedies else ""

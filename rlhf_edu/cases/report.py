@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from rlhf_edu.cases.case import Case
-from rlhf_edu.cases.evidence import Finding, Remedy, Seed, shown
+from rlhf_edu.cases.evidence import Finding, Remedy, Seed, by_worth, shown
 from rlhf_edu.lab import helpdesk, record
 from rlhf_edu.lab.plots import COLOURS, curve, new_figure, panel
 
@@ -236,7 +236,7 @@ def remedy_table(remedies: list[Remedy]) -> str:
             f"{r.labels:,.0f}",
             f"{r.replies:,.0f}",
         ]
-        for r in sorted(remedies, key=lambda r: -r.worth)
+        for r in sorted(remedies, key=by_worth)
     ]
     head = ["change", "reward gain kept", *names, "worth", "KLREF", "GOLD beyond stopping early",
             "labels", "replies sampled"]

@@ -52,7 +52,8 @@ def main(
     chosen = list(seeds) or fresh_seeds(results)
     for name in names or (*CASES, *STUDIES):
         out = runs / name
-        result = run_case(name, chosen, "auto", out, None, fresh=False, resume=True)
+        result = finished(out, chosen) or run_case(
+            name, chosen, "auto", out, None, fresh=False, resume=True)
         environment = record.environment(torch.device(result["device"]))
         record.write_json(results / f"{name}.json", result | {
             "environment": environment | {"cores": available_cores()}})
@@ -64,6 +65,17 @@ def main(
     write_table(book)
     if Path("README.md").exists():
         write_readme(Path("README.md"), results)
+
+
+def finished(out: Path, seeds: list[int]) -> dict[str, Any] | None:
+    """The result of a case that was run on these seeds before an interruption; None if it was not.
+
+    Run again it would take no time at all, and say so.
+    """
+    if not (out / "result.json").exists():
+        return None
+    result: dict[str, Any] = record.read_json(out / "result.json")
+    return result if result["seeds"] == seeds else None
 
 
 def fresh_seeds(results: Path) -> list[int]:

@@ -87,6 +87,13 @@ class Recipe:
         plain = {name: Learner(name, self.reward_model) for name in self.raters}
         return plain | self.reward_models
 
+    def paid_for(self, arm: str) -> tuple[str, ...]:
+        """The reward models of an arm, of those with the same labels the one that saw most."""
+        raters, learners = self.arms[arm].raters, self.learners()
+        names = (raters,) if isinstance(raters, str) else raters
+        by_pairs = sorted(names, key=lambda name: learners[name].first or float("inf"))
+        return tuple({learners[name].labels: name for name in by_pairs}.values())
+
 
 @dataclass(frozen=True)
 class Place:
@@ -273,7 +280,10 @@ def run_arm(recipe: Recipe, name: str, place: Place, tick: Tick) -> None:
         judge = None
         if recipe.judge and arm.raters != recipe.judge:
             judge = load_reward_model(recipe, place, recipe.judge)
-        found, texts = new_exam(exam.final_prompts)(policy, judge)
+        sit = new_exam(exam.final_prompts)
+        found, texts = sit(policy, judge)
+        # A reward model has read the reference already, an ensemble has not.
+        base = {} if isinstance(arm.raters, str) else sit(reference)[0]
         judged = found if judge is None else {
             k.removeprefix("judge/"): found.pop(k) for k in list(found) if k.startswith("judge/")}
         found |= refusals(exam, policy, config.response_length, config.temperature)
@@ -281,7 +291,8 @@ def run_arm(recipe: Recipe, name: str, place: Place, tick: Tick) -> None:
             record.append_line(folder / "samples.jsonl", {"update": update, "final": True, **text})
         record.append_line(folder / "metrics.jsonl", {
             "update": update, "final": True, **{f"final/{k}": v for k, v in found.items()},
-            **{f"judge/{k}": v for k, v in judged.items() if k.startswith("rm/")}})
+            **{f"judge/{k}": v for k, v in judged.items() if k.startswith("rm/")},
+            **{f"reference/{k}": v for k, v in base.items() if k.startswith("rm/")}})
         record.write_tensors(folder / "model.safetensors", policy.state_dict())
 
     def examine(folder: Path, take_exam: Exam, update: int, policy: Transformer) -> dict[str, Any]:
@@ -336,7 +347,8 @@ def run_arm(recipe: Recipe, name: str, place: Place, tick: Tick) -> None:
     parents = [stage_key(place, f"reward-{r}") for r in dict.fromkeys((*names, recipe.judge)) if r]
     dpo = isinstance(config, DPOConfig)
     stage(place, name, {"dpo" if dpo else "rlhf": asdict(config), "exam": asdict(exam),
-                        **({"combine": arm.combine} if len(names) > 1 else {})},
+                        **({"combine": arm.combine, "judge": recipe.judge}
+                           if len(names) > 1 else {})},
           parents, make_by_dpo if dpo else make_by_ppo)
 
 

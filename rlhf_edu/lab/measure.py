@@ -36,8 +36,10 @@ from rlhf_edu.ranking_loss import ranking_accuracy
 def correlation(a: Tensor, b: Tensor) -> Tensor:
     """Pearson correlation of two (B,) tensors → scalar; 0 if one of them does not vary."""
     a, b = a - a.mean(), b - b.mean()
-    norm = (a.square().sum() * b.square().sum()).sqrt()
-    return torch.where(norm > 0, (a * b).sum() / norm.clamp(min=1e-30), torch.zeros_like(norm))
+    square = a.square().sum() * b.square().sum()
+    # The root of 0 has no gradient: what does not vary must not come near it.
+    norm = torch.where(square > 0, square, torch.ones_like(square)).sqrt()
+    return torch.where(square > 0, (a * b).sum() / norm, torch.zeros_like(norm))
 
 
 def token_entropy(logits: Tensor) -> Tensor:
@@ -163,7 +165,7 @@ class Rollout:
 
 
 def pass_metrics(b: Rollout, steps: list[tuple[Tensor, ...]], cliprange: float,
-                 cliprange_value: float) -> dict[str, Tensor]:
+                 cliprange_value: float, cliprange_high: float | None = None) -> dict[str, Tensor]:
     """KLOLD and RATIO over one pass: what each optimiser step saw before it was taken → scalars.
 
     A step is (logprobs, entropy, policy's loss, values, critic's loss) of its rows of the batch
@@ -171,12 +173,13 @@ def pass_metrics(b: Rollout, steps: list[tuple[Tensor, ...]], cliprange: float,
     """
     logprobs, entropy, pg_loss, values, vf_loss = zip(*steps, strict=True)
     return step_metrics(b, torch.cat(logprobs), torch.cat(values), torch.cat(entropy), cliprange,
-                        cliprange_value) | {"loss/policy_avg": torch.stack(pg_loss).mean(),
-                                            "loss/value_avg": torch.stack(vf_loss).mean()}
+                        cliprange_value, cliprange_high) | {
+                            "loss/policy_avg": torch.stack(pg_loss).mean(),
+                            "loss/value_avg": torch.stack(vf_loss).mean()}
 
 
 def step_metrics(b: Rollout, logprobs: Tensor, values: Tensor, entropy: Tensor, cliprange: float,
-                 cliprange_value: float) -> dict[str, Tensor]:
+                 cliprange_value: float, cliprange_high: float | None = None) -> dict[str, Tensor]:
     """KLOLD and RATIO of responses `b` under weights that changed since: (B, T) → scalars."""
     ratio = probability_ratio(logprobs, b.old_logprobs)
     on, up, down = b.mask.bool(), b.advantages > 0, b.advantages < 0
@@ -188,7 +191,8 @@ def step_metrics(b: Rollout, logprobs: Tensor, values: Tensor, entropy: Tensor, 
         # KL(old ‖ policy) by k3, samples from old: r = policy / old
         "policy/kl_old": ((ratio - 1 - (logprobs - b.old_logprobs)) * b.mask).sum(1).mean(),
         "policy/clipfrac_avg":
-            clip_fraction(logprobs, b.old_logprobs, b.advantages, b.mask, cliprange),
+            clip_fraction(logprobs, b.old_logprobs, b.advantages, b.mask, cliprange,
+                          cliprange_high),
         "policy/outside_avg": outside_fraction(logprobs, b.old_logprobs, b.mask, cliprange),
         "policy/outside_positive": (outside & up).sum() / (on & up).sum().clamp(min=1),
         "policy/outside_negative": (outside & down).sum() / (on & down).sum().clamp(min=1),

@@ -194,6 +194,9 @@ def train_rlhf(
         return values.detach(), vf_loss.detach()
 
     while state.update < config.updates:
+        if state.update == config.critic_warmup > 0:
+            # Adam has counted steps in which the policy did not move, and would make up for them.
+            optimizer.state.clear()
         # 1. Sample a batch of responses from the policy as it is: from here on it is π_old.
         rows = helpdesk.draw_prompts(helpdesk.desk(), config.batch_size // config.group_size,
                                      state.generator)
@@ -243,7 +246,8 @@ def train_rlhf(
                 optimizer.step()
                 steps.append(of_policy + of_value)
             passes.append(measure.pass_metrics(rollout[shuffled], steps, config.cliprange,
-                                               config.cliprange_value))
+                                               config.cliprange_value,
+                                               config.cliprange_high or None))
             if config.target_kl and float(passes[-1]["policy/approxkl_avg"]) > config.target_kl:
                 break
 

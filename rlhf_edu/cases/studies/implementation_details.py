@@ -123,7 +123,7 @@ OBSERVATIONS = [
     Observation(
         "whitening", "no whitening: the gain in reward differs more from seed to seed (log of SDs)",
         lambda seeds: math.log(spread(seeds, "no-whitening") / spread(seeds, "all-details")),
-        0.0, "mostly above", "advantages are whitened", pooled=True,
+        0.0, "above", "advantages are whitened", pooled=True,
     ),
 ]
 

@@ -59,7 +59,7 @@ RECIPE = Recipe(
 KINDS = ("k1", "k2", "k3")
 PRINTED = {0.1: (20.0, 1.42, 1.42), 1.0: (2.0, 1.73, 1.7)}  # SD over true KL, by the mean μ of p
 SAMPLES, CHUNK = 10**7, 10**5
-REPLIES, PART = 3072, 512
+ASKED, PART = 3072, 512
 PROBE_SECONDS = 8.0
 
 
@@ -98,7 +98,7 @@ def desk(room: Room) -> dict[str, Any]:
     """Estimates of KL(policy ‖ reference) on replies of the policy, summed over their tokens."""
     policy, reference = room.policy("ppo"), room.reference()
     draw, table = torch.Generator().manual_seed(room.seed), helpdesk.desk()
-    rows = helpdesk.draw_prompts(table, REPLIES, draw)
+    rows = helpdesk.draw_prompts(table, ASKED, draw)
     found: dict[str, list[Tensor]] = {name: [] for name in ("exact", *KINDS, "smallest_k3")}
     for part in rows.split(PART):
         x = table.prompts[part].to(room.place.device)
@@ -119,7 +119,7 @@ def desk(room: Room) -> dict[str, Any]:
     for kind in KINDS:
         off = each[kind] - each["exact"]
         result |= {f"{kind}/mean": float(each[kind].mean()), f"{kind}/sd": float(each[kind].std()),
-                   f"{kind}/z": float(off.mean() / (off.std() / REPLIES**0.5))}
+                   f"{kind}/z": float(off.mean() / (off.std() / ASKED**0.5))}
     return result
 
 
