@@ -1235,3 +1235,18 @@ def test_a_full_disk_loses_nothing(
     assert run_tiny("--out", out, "--seeds", "3", "--resume") == 0
     assert len(trained) == 10 - len(stages_done)
     same_runs(out, whole)
+
+
+def test_the_page_of_metrics_names_everything_that_a_run_logs(
+    complete: tuple[Path, dict[str, Any]]
+) -> None:
+    from rlhf_edu.cases.metrics import EXAMINED, TRAINING
+
+    folder = complete[0] / "seed-3" / "hacked"
+    logged: set[str] = set()
+    for line in record.read_lines(folder / "metrics.jsonl"):
+        logged |= {name.removeprefix("exam/").removeprefix("final/") for name in line}
+    logged = {name for name in logged if not name.startswith("judge/")} - {"final"}
+    named = {name for groups in (TRAINING, EXAMINED) for metrics in groups.values()
+             for metric in metrics for name in metric.names.split()}
+    assert named == logged

@@ -167,21 +167,27 @@ def test_readmes_make_targets_exist() -> None:
 
 def test_readmes_commands_exist() -> None:
     used = [command.split() for command in commands_in(README, "rlhf-edu")]
-    assert {words[0] for words in used} == {"cases", "run", "check"}
+    assert {words[0] for words in used} == {
+        "cases", "run", "check", "quiz", "grade", "grade-class", "export"}
     named = {words[1] for words in used if words[0] == "run" and words[1:]} - {"takes", "NAME"}
     assert set(CASES) <= named <= {*CASES, *STUDIES}
 
 
+def help_of(command: str) -> str:
+    """What `rlhf-edu COMMAND --help` says."""
+    words = [sys.executable, "-m", "rlhf_edu", command, "--help"]
+    return subprocess.run(words, capture_output=True, text=True, encoding="utf-8").stdout
+
+
 def test_readmes_options_exist() -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "rlhf_edu", "run", "--help"],
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-    )
-    options = set(re.findall(r"`(--[a-z]+)", README)) - {"--help"}
-    assert {"--seeds", "--device", "--out", "--json", "--check", "--fresh", "--resume"} == options
-    assert all(option in run.stdout for option in options)
+    options = set(re.findall(r"`(--[a-z-]+)", README)) - {"--help"}
+    of_run = {"--seeds", "--device", "--out", "--json", "--check", "--fresh", "--resume"}
+    of_grade = {"--allow-weak", "--seed"}
+    assert of_run | of_grade == options
+    for command, its_own in (("run", of_run), ("grade", of_grade | {"--assignment"}),
+                             ("grade-class", {"--csv"})):
+        said = help_of(command)
+        assert all(option in said for option in its_own)
 
 
 def test_readmes_links_resolve() -> None:

@@ -1,18 +1,19 @@
 """C1 · tuning: reward up 18 %, behaviour worse. Which of the settings is it?
 
-A help desk's assistant was trained with PPO. The checkpoint that the team picked, a quarter into
-the run, scores 18 % more than the reference. Replies are longer, full of sales talk, the same
+A help desk's assistant was trained with PPO. The checkpoint that the team picked, early in the
+run, scores 18 % more than the reference. Replies are longer, full of sales talk, the same
 request is now refused and now carried out, and people like the whole of it less. The log looks
 like a list of culprits: nearly all advantages are positive, the critic explains nothing, a fifth of
 the tokens leave the clip's interval on the last pass over a batch, and most of the final KL
 (policy ‖ reference) is there after a quarter of the updates. (Items 24 and 36-50.)
 
 18 % of what? Only differences of reward mean anything. The reward is read in SDs of the reference's
-own rewards, and this team never centred it: 3.7 was added to every score. The reference's mean is
-therefore 3.7 SDs, and 18 % are two thirds of an SD. With 37 added the same policy would be 1.8 %
-better. The settings: penalty k3 in the loss with β = 0.6, a clip with an upper bound only
-(min(ρ, 1+ε)·A as printed, lesson T2), four passes over each batch, a high learning rate that falls
-linearly to zero, λ = 1.
+own rewards, and this team never centred it: 4.2 was added to every score. The reference's mean is
+therefore 4.2 SDs, and 18 % are three quarters of an SD. With 42 added the same policy would be
+1.8 % better. The chosen checkpoint is the one, of the updates of the run's first half, whose reward
+is nearest to +18 %; how near it comes is graded. The settings: penalty k3 in the loss with β = 0.6,
+a clip with an upper bound only (min(ρ, 1+ε)·A as printed, lesson T2), four passes over each batch,
+a high learning rate that falls linearly to zero, λ = 1.
 
 So we change one thing at a time, and ask of each change how much of the reward gain it keeps and
 how much of each regression it removes. A change wins that keeps 70 % and removes 70 %.
@@ -56,14 +57,14 @@ TITLE = "Tuning: reward up 18 %, behaviour worse"
 QUESTION = "Reward +18 %, behaviour worse: which of the settings is it?"
 
 # ── What is trained, for each seed ──────────────────────────────────────────────────────────────
-OFFSET = 3.7  # the reference's mean reward in SDs, and so what 100 % are
-CHOSEN = 2  # the update after which the team took its checkpoint: a quarter of the run
+OFFSET = 4.2  # the reference's mean reward in SDs, and so what 100 % are
+GAIN = 0.18  # what the team reports of its checkpoint
 
 HACKED = RLHFConfig(
-    updates=8,
+    updates=12,
     batch_size=128,
     num_mini_batches=2,
-    lr=3e-4,
+    lr=2.5e-4,
     lr_schedule="linear",
     kl_coef=0.6,
     kl_placement="loss",
@@ -92,7 +93,7 @@ RECIPE = Recipe(
         "one-epoch": changed("1 epoch", num_ppo_epochs=1),
         "narrow-clip": changed("ε = 0.1", cliprange=0.1),
         "lr-third": changed("learning rate / 3", lr=HACKED.lr / 3),
-        "centred": changed("centred, critic warm", reward_offset=0.0, updates=10, critic_warmup=2),
+        "centred": changed("centred, critic warm", reward_offset=0.0, updates=14, critic_warmup=2),
         "in-reward": changed("penalty in the reward", kl_placement="reward", kl_estimator="k1"),
         "two-sided": changed("two-sided clip", clip="two-sided"),
         "honest-raters": Arm("honest raters", "honest", HACKED),
@@ -125,31 +126,42 @@ REGRESSIONS = {
 
 
 # ── What is measured beside the runs ────────────────────────────────────────────────────────────
-class _Reached(Exception):
-    """The checkpoint is there."""
+class _Enough(Exception):
+    """The first half of the run is over."""
 
 
 def checkpoint(room: Room) -> dict[str, float]:
-    """The story's run again up to the chosen checkpoint, and the long examination there."""
+    """The first half of the story's run again, and the long examination after each update.
+
+    What is kept: the checkpoint whose reward is nearest to +18 %, and the KL after a quarter.
+    """
     config, exam = seeded(HACKED, room.seed), seeded(RECIPE.exam, room.seed)
     reference, reward_model = room.reference(), room.reward_model("biased")
-    found: dict[str, float] = {}
+    length = config.response_length
+    sit = make_exam(exam, exam.final_prompts, reference, reward_model, length)
+    base = sit(reference)[0]["rm/mean"]
+    looks: list[dict[str, float]] = []
 
     def after_update(state: TrainingState, metrics: dict[str, float]) -> None:
-        if state.update == CHOSEN:
-            length = config.response_length
-            sit = make_exam(exam, exam.final_prompts, reference, reward_model, length)
-            found.update(sit(state.policy)[0] | refusals(exam, state.policy, length))
-            raise _Reached
+        looks.append(sit(state.policy)[0] | refusals(exam, state.policy, length)
+                     | {"update": state.update})
+        room.tick(1.0)
+        if state.update == config.updates // 2:
+            raise _Enough
 
-    with suppress(_Reached):
+    with suppress(_Enough):
         train_rlhf(config, start(config, reference, reward_model), reference, reward_model,
                    after_update)
-    return found
+
+    def distance(look: dict[str, float]) -> float:
+        return abs((look["rm/mean"] - base) / (base + OFFSET) - GAIN)
+
+    quarter = looks[config.updates // 4 - 1]
+    return min(looks, key=distance) | {"quarter/kl/exact": quarter["kl/exact"]}
 
 
 PROBES = {"checkpoint": checkpoint}
-PROBE_SECONDS = 4.0
+PROBE_SECONDS = 8.0
 
 
 # ── What must be seen ───────────────────────────────────────────────────────────────────────────
@@ -212,7 +224,8 @@ OBSERVATIONS = [
                 "on the last pass over the first batch ≥ 0.15 of the ratios are outside 1 ± ε",
                 lambda s: s.runs[STORY].updates[0]["policy/outside_last_epoch"], 0.15, "above"),
     Observation("front-loaded", "half of the final KLREF or more in the first 25 % of the updates",
-                lambda s: s.probes["checkpoint"]["kl/exact"] / s.runs[STORY].final["kl/exact"],
+                lambda s: s.probes["checkpoint"]["quarter/kl/exact"]
+                / s.runs[STORY].final["kl/exact"],
                 0.5, "above"),
     # Which link is true: our own thresholds.
     Observation("cause-reward-model",
@@ -294,6 +307,10 @@ TRIED = [
     ("the end of the run as the chosen checkpoint, k3 in the loss with β = 0.5 (seeds 0 to 3)",
      "reward gains 1.17, 0.66, 0.91, 0.97 SDs: no interval of ± 3 points around any percentage. "
      "At update 2 it is 0.70 with an SD of 0.10 over five seeds"),
+    ("update 2 of 8 as the checkpoint, learning rate 3e-4, 3.7 added (seeds 21 to 25)",
+     "reward +21.8, 17.8, 21.0, 15.6, 23.0 %: reward models differ in how fast they are climbed, "
+     "and LEN, SALES and the front-loading of KLREF differ with it (four of the claims failed). A "
+     "checkpoint that is chosen by its reward, in a slower and longer run, has the rest alike"),
     ("batches of 256 instead (seeds 0 to 4)",
      "SD 0.14: what differs between the seeds is the reward model, not the luck of a batch"),
 ]

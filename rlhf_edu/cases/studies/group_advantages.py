@@ -216,7 +216,8 @@ OBSERVATIONS = [
     Observation("bound", "20,000 skewed groups of 8: largest |A| ≤ √7 = 2.6458",
                 lambda s: s.probes["all"]["formulas/largest"], (G - 1) ** 0.5 + 1e-9, "below",
                 "|A| ≤ √(G−1)"),
-    *(Observation(f"dead-{100 * p:.0f}-percent", f"share of dead groups at p = {p:g} within 2 SE of p^8 + (1−p)^8 "
+    *(Observation(f"dead-{100 * p:.0f}-percent",
+                  f"share of dead groups at p = {p:g} within 2 SE of p^8 + (1−p)^8 "
                   "(2 − |z| > 0 in at least 4 of 5 seeds)",
                   lambda s, p=p: 2 - abs(s.probes["all"][f"formulas/z/{p:g}"]), 0.0, "mostly above",
                   "p^G + (1−p)^G") for p in (0.1, 0.3, 0.5, 0.9)),
