@@ -1,7 +1,7 @@
 """C5 · instability: every new reward model is more accurate, every new policy is worse.
 
-Labels are bought every month, more each time, and the reward model is trained for longer: 1,000,
-2,000, 4,000 and 6,000 pairs. From each of the four checkpoints a policy is trained with the same
+Labels are bought every month, more each time, and the reward model is trained for longer: 2,000,
+3,000, 4,500 and 6,000 pairs. From each of the four checkpoints a policy is trained with the same
 PPO. On held-out pairs of the reference's replies the reward models get better. The policies get
 worse: people like the last one less than the reference, its replies repeat themselves, and more
 than one word in twenty is over-confident, which next to none was.
@@ -9,7 +9,7 @@ than one word in twenty is over-confident, which next to none was.
 Two things change from month to month, and one of them nobody measures. There are more labels, and
 more passes over them; and more of the labels come from hurried raters, who take an over-confident
 sentence for a better answer. In the first month no rater does, in the last such a word is worth
-three points of GOLD to them. But the reference nearly never says such a sentence, so on its pairs
+six points of GOLD to them. But the reference nearly never says such a sentence, so on its pairs
 the taste costs the reward model less accuracy than the further labels and passes bring.
 Nothing is contradictory about that: RM-ACC-IN asks about the replies that the reference gives, and
 PPO goes where the reward model pays most. The number to watch is the gap RM-ACC-IN − RM-ACC-ON: how
@@ -20,7 +20,7 @@ the reward, one β), the prompts and the random numbers, and only the reward mod
 
 Two interventions on the last month, either of which could have failed. Ten times the β holds the
 policy, and gives up most of the reward. The four reward models as an ensemble, where a reply is
-worth what the most doubtful of them says, works because the first two do not share the taste; an
+worth what the most doubtful of them says, works because the first does not share the taste; an
 ensemble of members that all share it could not (Eisenstein et al. 2023). What each regained of the
 loss of GOLD stands in the table, with its interval.
 
@@ -47,10 +47,10 @@ QUESTION = "Each new reward model is more accurate, each new policy worse: how?"
 
 # ── What is trained, for each seed ──────────────────────────────────────────────────────────────
 MONTHS = {  # labels, passes over them, and what raters think an over-confident word is worth
-    "month-1": (1000, 1, 0.0),
-    "month-2": (2000, 2, 1.5),
-    "month-3": (4000, 2, 2.25),
-    "month-4": (6000, 4, 3.0),
+    "month-1": (2000, 2, 0.0),
+    "month-2": (3000, 3, 2.0),
+    "month-3": (4500, 4, 4.0),
+    "month-4": (6000, 4, 6.0),
 }
 BETA = 0.3
 
@@ -58,7 +58,7 @@ BETA = 0.3
 def ppo(kl_coef: float = BETA) -> RLHFConfig:
     """The same PPO from every checkpoint, k1 in the reward."""
     return RLHFConfig(
-        updates=16, batch_size=64, num_mini_batches=2, lr=3e-4, kl_coef=kl_coef)
+        updates=24, batch_size=64, num_mini_batches=2, lr=3e-4, kl_coef=kl_coef)
 
 
 CHECKPOINTS = tuple(f"from-{month}" for month in MONTHS)  # the arms, each from its reward model
@@ -207,6 +207,11 @@ OBSERVATIONS = [
 
 
 TRIED = [
+    ("1,000, 2,000, 4,000 and 6,000 labels, an over-confident word worth 0, 1.5, 2.25 and 3; 16 "
+     "updates (seeds 21 to 25)",
+     "RM-ACC-IN +0.065, GOLD of the last policy minus that of the first −0.50, 0.13, −0.15, 0.03, "
+     "−0.26: a first reward model of 1,000 labels is itself over-optimised on two seeds, and 16 "
+     "updates find the sentence only in part (2 of 10 claims held)"),
     ("one set of raters (bias 8, noise 1), and reward models that saw the first 600, 1,500, 3,000 "
      "and 6,000 of their pairs; β = 0.05",
      "GOLD after PPO rose with the labels: 0.37, 0.26, 0.55, 0.79 (τ = 0.67). With few labels PPO "
