@@ -159,15 +159,16 @@ def readme_block(result: dict[str, Any], first_case: dict[str, Any],
              f"{'HOLDS' if o['holds'] else 'NOT REPRODUCED'}  {o['claim']}"
              for o in result["observations"]]
     seeds, machine = " ".join(map(str, result["seeds"])), first_case["environment"]
-    one, demo = first_case["one_seed"], first_case["demo"]
+    one, demo = first_case["one_seed"], first_case.get("demo")
+    whole = f"the demo takes {demo['wall_s'] / 60:.1f} minutes and " if demo else ""
     seconds = iteration["seconds"]
     return "\n".join([
         "<!-- measured -->",
         f"On seeds {seeds}, on which nothing was tuned: mean over seeds, 95 % interval, and "
         "the verdict:", "", "```text", *lines, "```", "",
-        f"From nothing the demo takes {demo['wall_s'] / 60:.1f} minutes on {machine['cores']} "
-        f"cores ({machine['system']}, torch {machine['torch']}), one seed of the story's own run "
-        f"{one['total_s']:.0f} s and {one['peak_memory_gb']:.1f} GB.", "",
+        f"From nothing, on {machine['cores']} cores ({machine['system']}, torch "
+        f"{machine['torch']}), {whole}one seed of the story's own run {one['total_s']:.0f} s and "
+        f"{one['peak_memory_gb']:.1f} GB.", "",
         f"One PPO iteration (256 replies, 4 epochs, separate critic) takes "
         f"{seconds['full_length']['ours']:.2f} s when every reply has 32 tokens, "
         f"{iteration['full_length_vs_trl']:.1f} times as fast as TRL 1.12's on the same models and "

@@ -8,9 +8,9 @@ the tokens leave the clip's interval on the last pass over a batch, and most of 
 (policy ‖ reference) is there after a quarter of the updates. (Items 24 and 36-50.)
 
 18 % of what? Only differences of reward mean anything. The reward is read in SDs of the reference's
-own rewards, and this team never centred it: 4.2 was added to every score. The reference's mean is
-therefore 4.2 SDs, and 18 % are three quarters of an SD. With 42 added the same policy would be
-1.8 % better. The chosen checkpoint is the one, of the updates of the run's first half, whose reward
+own rewards, and this team never centred it: 4.4 was added to every score. The reference's mean is
+therefore 4.4 SDs, and 18 % are four fifths of an SD. With 44 added the same policy would be 1.8 %
+better. The chosen checkpoint is the one, of the updates of the run's first half, whose reward
 is nearest to +18 %; how near it comes is graded. The settings: penalty k3 in the loss with β = 0.6,
 a clip with an upper bound only (min(ρ, 1+ε)·A as printed, lesson T2), four passes over each batch,
 a high learning rate that falls linearly to zero, λ = 1.
@@ -57,7 +57,7 @@ TITLE = "Tuning: reward up 18 %, behaviour worse"
 QUESTION = "Reward +18 %, behaviour worse: which of the settings is it?"
 
 # ── What is trained, for each seed ──────────────────────────────────────────────────────────────
-OFFSET = 4.2  # the reference's mean reward in SDs, and so what 100 % are
+OFFSET = 4.4  # the reference's mean reward in SDs, and so what 100 % are
 GAIN = 0.18  # what the team reports of its checkpoint
 
 HACKED = RLHFConfig(
@@ -311,6 +311,9 @@ TRIED = [
      "reward +21.8, 17.8, 21.0, 15.6, 23.0 %: reward models differ in how fast they are climbed, "
      "and LEN, SALES and the front-loading of KLREF differ with it (four of the claims failed). A "
      "checkpoint that is chosen by its reward, in a slower and longer run, has the rest alike"),
+    ("4.2 added to every score (seeds 21 to 25)",
+     "SALES 2.0 to 2.6 times on every seed, its interval [1.97, 2.56]: the only claim of the 18 that "
+     "did not hold"),
     ("batches of 256 instead (seeds 0 to 4)",
      "SD 0.14: what differs between the seeds is the reward model, not the luck of a batch"),
 ]
