@@ -312,8 +312,8 @@ TRIED = [
      "and LEN, SALES and the front-loading of KLREF differ with it (four of the claims failed). A "
      "checkpoint that is chosen by its reward, in a slower and longer run, has the rest alike"),
     ("4.2 added to every score (seeds 21 to 25)",
-     "SALES 2.0 to 2.6 times on every seed, its interval [1.97, 2.56]: the only claim of the 18 that "
-     "did not hold"),
+     "SALES 2.0 to 2.6 times on every seed, its interval [1.97, 2.56]: the only one of 18 claims "
+     "that did not hold"),
     ("batches of 256 instead (seeds 0 to 4)",
      "SD 0.14: what differs between the seeds is the reward model, not the luck of a batch"),
 ]

@@ -181,9 +181,10 @@ OBSERVATIONS = [
         lambda s, kind=kind: 2 - abs(s.probes["all"][f"desk/{kind}/z"]), 0.0, "mostly above",
         "unbiased") for kind in ("k1", "k3")),
     Observation(
-        "k2-biased", "that of k2 is too large: over the exact KL, minus 1, it is above 0",
+        "k2-biased",
+        "that of k2 is too large: over the exact KL, minus 1, above 0 in at least 4 of 5 seeds",
         lambda s: s.probes["all"]["desk/k2/mean"] / s.probes["all"]["desk/exact"] - 1, 0.0,
-        "above", "biased"),
+        "mostly above", "biased"),
 ]
 
 
