@@ -560,8 +560,9 @@ def test_nbgrader_takes_the_source_notebooks(tmp_path):
         'c = get_config()\nc.CourseDirectory.course_id = "x"\n')
 
     def nbgrader(*words):
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         done = subprocess.run([sys.executable, "-m", "nbgrader", *words], cwd=tmp_path, text=True,
-                              capture_output=True)
+                              capture_output=True, env=os.environ | {"PATH": path})
         assert done.returncode == 0, done.stderr[-2000:]
 
     nbgrader("generate_assignment", "q3")

@@ -229,8 +229,8 @@ def fill_canvas(gradebook: Path, target: Path, found: dict[str, Report]) -> None
     if not known:
         raise InputError(f"--canvas {gradebook} has none of the columns Student, ID, SIS User ID, "
                          "SIS Login ID in its first line")
-    scores = {Path(name).stem: r["score_after_late_policy"] for name, r in found.items()}
-    scores |= {name: r["score_after_late_policy"] for name, r in found.items()}
+    scores = {name: points(r["score_after_late_policy"]) for name, r in found.items()}
+    scores = {Path(name).stem: score for name, score in scores.items()} | scores
     filled = [[*head, "rlhf_edu"]]
     for row in rows[1:]:
         score = next((scores[row[i]] for i in known if i < len(row) and row[i] in scores), "")
