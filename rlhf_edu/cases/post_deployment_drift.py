@@ -40,6 +40,11 @@ the slice's length stays within ± 10 % of the reference's: a cure that makes an
 the same illness with its sign turned. The length head was such a cure while this case was made: on
 seed 0 it brought the bonus to 0 and the slice's length to −39 %.
 
+What does not hold yet. On seeds 21 to 25 six of eighteen claims hold: the bonus and the positive
+advantage are there, but on four of five seeds the slice's replies grow *shorter*, the courtesy is
+not the dearer reply, and no switch alone decides the sign. The bonus differs between seeds by more
+than the window it has to be in (0.06 to 0.26 SD), and so does what PPO makes of it.
+
 What would have refuted the story: a bonus of 0 or less, a penalty that is not larger for the
 courteous reply, an advantage below 0, other prompts that grow as fast. (Item 27.)
 """

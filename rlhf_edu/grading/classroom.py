@@ -280,4 +280,4 @@ def histogram(shares: list[float]) -> str:
                  f"</rect><text x={x + 18} y=104 font-size=10 text-anchor=middle>{10 * i} %</text>"
                  f"<text x={x + 18} y={86 - high:.1f} font-size=10 text-anchor=middle>{n or ''}"
                  "</text>")
-    return f"<svg viewBox='0 0 400 110' width=480 role=img>{bars}</svg>"
+    return f"<svg viewBox='0 -8 400 118' width=480 role=img>{bars}</svg>"

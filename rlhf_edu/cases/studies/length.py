@@ -44,7 +44,7 @@ from rlhf_edu.lab.sft import SFTConfig
 TITLE = "How much of the reward gain is length"
 QUESTION = "The reward model is pleased: with better answers, or with longer ones?"
 
-RATERS = RaterConfig(length_bias=0.3, noise=2.5, n_pairs=4000)
+RATERS = RaterConfig(length_bias=0.3, noise=2.7, n_pairs=4000)
 UPDATES = 12
 
 
