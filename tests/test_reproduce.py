@@ -40,7 +40,8 @@ def test_the_table_shows_every_claim_and_what_did_not_come_out(tmp_path: Path) -
     assert "**NOT REPRODUCED**" in text and "**not reproduced**" in text
     assert r"| a\|b rises | 1.25 | 1 … – | 0.5 |" in text
     assert "![tuning](results/tuning-0.png)" in text
-    assert "Seeds 3, 4; 61 s; 2026-01-02; 2 cores, Linux x86_64, x86_64, torch 2.13.0." in text
+    assert ("Seeds 3, 4; 61 s, less what the cache held; 2026-01-02; 2 cores, Linux x86_64, "
+            "x86_64, torch 2.13.0.") in text
 
 
 def test_a_case_that_was_run_is_not_run_again_on_the_same_seeds(tmp_path: Path) -> None:
