@@ -72,12 +72,10 @@ def run_places(name: str, out: Path, places: list[Place]) -> dict[str, Any]:
 
     # 1. Train what is not there yet, and say what each seed shows as soon as it is complete.
     recipe = case.recipe
-    raters_of = {arm: settings.raters for arm, settings in recipe.arms.items()}
     done: dict[int, Seed] = {}
 
     def seed_done(seed: int, say: Callable[[str], None]) -> None:
-        folder = out / f"seed-{seed}"
-        done[seed] = read_seed(folder, seed, raters_of, recipe.learners(), case.probes)
+        done[seed] = read_case(case, out, seed)
         say(seed_line(case, done[seed]))
 
     arms = f"{len(recipe.arms)} arms on " if recipe.arms else ""
@@ -118,6 +116,12 @@ def run_places(name: str, out: Path, places: list[Place]) -> dict[str, Any]:
     print(f"report: {out / 'report.html'}")
     record.write_json(out / "result.json", result)
     return result
+
+
+def read_case(case: Case, out: Path, seed: int) -> Seed:
+    """What a case has left of one seed in its output folder."""
+    raters_of = {arm: settings.raters for arm, settings in case.recipe.arms.items()}
+    return read_seed(out / f"seed-{seed}", seed, raters_of, case.recipe.learners(), case.probes)
 
 
 def pick_device(device: str) -> str:

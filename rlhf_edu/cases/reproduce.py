@@ -22,8 +22,8 @@ import tyro
 
 from rlhf_edu.cases import CASES, STUDIES
 from rlhf_edu.cases.case import Case, load_case
-from rlhf_edu.cases.evidence import MIN_SEEDS, Seed, read_seed
-from rlhf_edu.cases.experiment import run_case
+from rlhf_edu.cases.evidence import MIN_SEEDS, Seed
+from rlhf_edu.cases.experiment import read_case, run_case
 from rlhf_edu.cases.metrics import write_metrics_page
 from rlhf_edu.cases.report import story_figure
 from rlhf_edu.lab import record
@@ -58,7 +58,7 @@ def main(
         record.write_json(results / f"{name}.json", result | {
             "environment": environment | {"cores": available_cores()}})
         case = load_case(name)
-        found = read_runs(case, out, chosen)
+        found = [read_case(case, out, seed) for seed in chosen]
         draw(case, name, found, results)
         if name == METRICS_FROM:
             write_metrics_page(book, case, found)
@@ -83,13 +83,6 @@ def fresh_seeds(results: Path) -> list[int]:
     used = [s for path in results.glob("*.json") for s in json.loads(path.read_text())["seeds"]]
     first = max(used, default=-1) + 1
     return list(range(first, first + MIN_SEEDS))
-
-
-def read_runs(case: Case, out: Path, seeds: list[int]) -> list[Seed]:
-    """What a finished case left in its run folders."""
-    raters_of = {arm: settings.raters for arm, settings in case.recipe.arms.items()}
-    return [read_seed(out / f"seed-{seed}", seed, raters_of, case.recipe.learners(), case.probes)
-            for seed in seeds]
 
 
 def draw(case: Case, name: str, seeds: list[Seed], results: Path) -> None:

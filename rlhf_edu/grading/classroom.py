@@ -33,7 +33,7 @@ from tqdm import tqdm
 from rlhf_edu import InputError, __version__
 from rlhf_edu.grading.assignment import Task, load_assignment
 from rlhf_edu.grading.check import SOLUTIONS
-from rlhf_edu.grading.grade import choose_level, grade_submission, new_sandbox, write_report
+from rlhf_edu.grading.grade import choose_level, grade_submission, new_sandbox
 from rlhf_edu.grading.report import STYLE, points, write_html
 from rlhf_edu.grading.sandbox import Sandbox
 from rlhf_edu.grading.submission import read_submission
@@ -164,7 +164,7 @@ def grade_student(path: Path, tasks: list[Task], seed: int, sandbox: Sandbox, as
                   "score": 0, "max_score": 0, "questions": [], "error": type(error).__name__}
         key = ""
     report["key"] = key
-    write_report(file, report)
+    record.write_json(file, report)
     write_html(file.with_suffix(".html"), report)
     return report
 

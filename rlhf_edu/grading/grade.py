@@ -5,10 +5,7 @@ has ended; it goes to a temporary name and is then moved into place. Before anyt
 one says that grading did not finish. No report that is found on disk is ever read.
 """
 
-import json
-import os
 import secrets
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from rlhf_edu.grading.kinds import KINDS
 from rlhf_edu.grading.report import gradescope, terminal, write_html
 from rlhf_edu.grading.sandbox import Sandbox
 from rlhf_edu.grading.submission import read_submission
+from rlhf_edu.lab import record
 
 WEAK = ("neither bubblewrap nor Landlock works here, so a hostile student could read the answers "
         "or change the grade: grade on Linux (apt install bubblewrap), or say --allow-weak")
@@ -64,17 +62,6 @@ def unfinished(student: str, seed: int, level: str) -> dict[str, Any]:
             "max_score": 0, "complaints": ["grading did not finish"], "questions": []}
 
 
-def write_report(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON to a temporary name, then move it into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n",
-                             encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def grade_one(folder: Path, exercises: tuple[str, ...], seed: int | None, json_file: Path | None,
               gradescope_file: Path | None, html_file: Path | None, assignment: Path | None,
               student: str, allow_weak: bool) -> int:
@@ -90,16 +77,16 @@ def grade_one(folder: Path, exercises: tuple[str, ...], seed: int | None, json_f
     seed = secrets.randbelow(2**31) if seed is None else seed
     first = unfinished(student, seed, level)
     if json_file is not None:
-        write_report(json_file, first)
+        record.write_json(json_file, first)
     if gradescope_file is not None:
-        write_report(gradescope_file, gradescope(first))
+        record.write_json(gradescope_file, gradescope(first))
     with new_sandbox(level, tasks) as sandbox:
         report = grade_submission(folder, tasks, seed, sandbox, student)
     print(terminal(report))
     if json_file is not None:
-        write_report(json_file, report)
+        record.write_json(json_file, report)
     if gradescope_file is not None:
-        write_report(gradescope_file, gradescope(report))
+        record.write_json(gradescope_file, gradescope(report))
     if html_file is not None:
         write_html(html_file, report)
     return 0
