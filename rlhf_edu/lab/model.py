@@ -83,6 +83,7 @@ class Block(nn.Module):
         cache: tuple[Tensor, Tensor] | None = None,
         columns: Tensor | None = None,
         read: Callable[[Tensor], Tensor] = lambda x: x,
+        keep: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> Tensor:
         """x (B, S, D), visible (B, S, keys), 0 or −∞ → (B, R, D).
 
@@ -98,8 +99,9 @@ class Block(nn.Module):
         q = self.query(h).view(B, -1, self.n_heads, D // self.n_heads).transpose(1, 2)
         # Three lines of formula take half the time of the library's kernel on heads this narrow.
         scores = ((q / q.shape[-1] ** 0.5) @ k.mT).add_(visible[:, None])  # (B, heads, R, keys)
-        seen = scores.softmax(-1) @ v
-        x = x + self.out(seen.transpose(1, 2).reshape(x.shape))
+        seen = (scores.softmax(-1) @ v).transpose(1, 2).reshape(x.shape)
+        x, seen = keep(x), keep(seen)
+        x = x + self.out(seen)
         return x + self.down(F.relu(self.up(self.norm2(x))))
 
 
@@ -130,6 +132,7 @@ class Transformer(nn.Module):
         cache: Cache | None = None,
         columns: Tensor | None = None,
         read: Callable[[Tensor], Tensor] = lambda x: x,
+        keep: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> Tensor:
         """Hidden states (B, R, D) of `tokens` (B, S) at `positions` (B, S) or (S,).
 
@@ -141,7 +144,7 @@ class Transformer(nn.Module):
         kept: Sequence[tuple[Tensor, Tensor] | None] = cache or [None] * len(self.blocks)
         for i, block in enumerate(self.blocks[:-1]):
             x = block(x, visible, kept[i], columns)
-        return self.norm(self.blocks[-1](x, visible, kept[-1], columns, read))
+        return self.norm(self.blocks[-1](x, visible, kept[-1], columns, read, keep))
 
     def before_each_token(self, prompts: Tensor, responses: Tensor) -> Tensor:
         """Hidden states (B, T, D) from which response token t is predicted or valued."""

@@ -138,13 +138,15 @@ def before_each_token(model: Transformer, tiles: Tiles) -> Tensor:
     def read(x: Tensor) -> Tensor:  # (K, S, …) → (K, R, …)
         return x.flatten(0, 1).index_select(0, tiles.read).view(len(x), -1, x.shape[-1])
 
-    return model.trunk(tiles.tokens, tiles.positions, tiles.visible, read=read).flatten(0, 1)
+    def keep(x: Tensor) -> Tensor:  # (K, R, D) → (N, D)
+        return x.flatten(0, 1).index_select(0, tiles.back)
+
+    return model.trunk(tiles.tokens, tiles.positions, tiles.visible, read=read, keep=keep)
 
 
 def logits_in(tiles: Tiles, policy: Transformer, temperature: float = 1.0) -> Tensor:
     """Logits (N, V) with which each response token was, or would be, chosen."""
-    logits = next_token_logits(policy, before_each_token(policy, tiles), temperature)
-    return logits.index_select(0, tiles.back)
+    return next_token_logits(policy, before_each_token(policy, tiles), temperature)
 
 
 def rewards_in(tiles: Tiles, reward: Transformer) -> Tensor:
@@ -152,11 +154,11 @@ def rewards_in(tiles: Tiles, reward: Transformer) -> Tensor:
 
     (B, K) of a model with K heads.
     """
-    each = reward.head(before_each_token(reward, tiles)).index_select(0, tiles.back)
+    each = reward.head(before_each_token(reward, tiles))
     heads = [tiles.rows(head)[:, 0] for head in each.unbind(1)]
     return heads[0] if len(heads) == 1 else torch.stack(heads, 1)
 
 
 def values_in(tiles: Tiles, value: Transformer) -> Tensor:
     """Values (N,): what the critic expects before each response token is chosen."""
-    return value.head(before_each_token(value, tiles))[:, 0].index_select(0, tiles.back)
+    return value.head(before_each_token(value, tiles))[:, 0]
