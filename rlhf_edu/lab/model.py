@@ -85,9 +85,10 @@ class Block(nn.Module):
         read: Callable[[Tensor], Tensor] = lambda x: x,
         keep: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> Tensor:
-        """x (B, S, D), visible (B, S, keys), 0 or −∞ → (B, R, D).
+        """x (B, S, D), visible (B, S, keys), 0 or −∞ → (B, R, D), or what `keep` makes of that.
 
         `read` picks the R columns whose output is wanted; all the others only give keys and values.
+        Where rows have different numbers of such columns, `keep` drops what only fills them up.
         """
         B, S, D = x.shape
         h = self.norm1(x)
@@ -137,8 +138,9 @@ class Transformer(nn.Module):
         """Hidden states (B, R, D) of `tokens` (B, S) at `positions` (B, S) or (S,).
 
         `visible` (B, S, keys) is 0 where a token may look, −∞ elsewhere; `read` picks R of the S
-        columns, all if not given: the last block computes no others. With a `cache` its `columns`
-        (S,) are filled, and as many columns looked up as `visible` has keys.
+        columns, all if not given, and `keep` some of these B·R: the last block computes no others.
+        With a `cache` its `columns` (S,) are filled, and as many columns looked up as `visible` has
+        keys.
         """
         x = self.embed(tokens) + self.position(positions)
         kept: Sequence[tuple[Tensor, Tensor] | None] = cache or [None] * len(self.blocks)

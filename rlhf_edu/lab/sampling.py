@@ -19,7 +19,6 @@ from rlhf_edu.lab.model import Transformer, next_token_logits
 
 
 @torch.inference_mode()
-@small_products()
 def sample(
     model: Transformer,
     prompts: Tensor,
@@ -56,25 +55,26 @@ def sample(
 
     rows = torch.arange(B, device=prompts.device)  # the rows that are still computed
     ended = torch.zeros_like(rows, dtype=torch.bool)
-    for t in range(response_length):
-        scores = next_token_logits(model, hidden[:, -1], temperature).log_softmax(-1)
-        # inverse transform: the first token whose cumulative probability exceeds the uniform number
-        cumulative = scores.exp().cumsum(-1)
-        threshold = uniform[rows, t, None] * cumulative[:, -1:]
-        token = (cumulative <= threshold).sum(-1).clamp(max=scores.shape[-1] - 1)
-        token = token.masked_fill(ended, PAD)
-        responses[rows, t] = token
-        logprobs[rows, t] = scores.gather(-1, token[:, None])[:, 0].masked_fill(ended, 0.0)
-        if every_logprob is not None:
-            every_logprob[rows, t] = scores
-        ended = ended | (token == EOS)
-        if t + 1 == response_length or (on_cpu and bool(ended.all())):
-            break
-        if on_cpu and 3 * int(ended.sum()) > len(rows):  # a third has ended: go on without them
-            left = (~ended).nonzero()[:, 0]
-            rows, ended, token, visible = rows[left], ended[left], token[left], visible[left]
-            cache = [(k[left], v[left]) for k, v in cache]
-        now = slice(L + t, L + t + 1)
-        hidden = model.trunk(token[:, None], positions[now], visible[:, now, : L + t + 1], cache,
-                             columns[now])
+    with small_products():
+        for t in range(response_length):
+            scores = next_token_logits(model, hidden[:, -1], temperature).log_softmax(-1)
+            # inverse transform: the first token whose cumulative probability exceeds the number
+            cumulative = scores.exp().cumsum(-1)
+            threshold = uniform[rows, t, None] * cumulative[:, -1:]
+            token = (cumulative <= threshold).sum(-1).clamp(max=scores.shape[-1] - 1)
+            token = token.masked_fill(ended, PAD)
+            responses[rows, t] = token
+            logprobs[rows, t] = scores.gather(-1, token[:, None])[:, 0].masked_fill(ended, 0.0)
+            if every_logprob is not None:
+                every_logprob[rows, t] = scores
+            ended = ended | (token == EOS)
+            if t + 1 == response_length or (on_cpu and bool(ended.all())):
+                break
+            if on_cpu and 3 * int(ended.sum()) > len(rows):  # a third has ended: go on without them
+                left = (~ended).nonzero()[:, 0]
+                rows, ended, token, visible = rows[left], ended[left], token[left], visible[left]
+                cache = [(k[left], v[left]) for k, v in cache]
+            now = slice(L + t, L + t + 1)
+            hidden = model.trunk(token[:, None], positions[now], visible[:, now, : L + t + 1],
+                                 cache, columns[now])
     return responses, logprobs

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from rlhf_edu.lab.helpdesk import PAD
 from rlhf_edu.lab.model import Transformer, next_token_logits
@@ -40,7 +41,7 @@ class Tiles:
     positions: Tensor  # (K, S) position numbers, as in the padded row
     visible: Tensor  # (K, S, S) 0 or −∞
     read: Tensor  # (K·R,) where among the K·S positions those are that are read
-    back: Tensor  # (N,) which of these K·R are real
+    back: Tensor  # (N + a few,) which of these K·R are real; then what makes up a rounder number
     place: Tensor  # (N,) which of the B·T response tokens each of them predicts
     shape: tuple[int, int]  # B, T
 
@@ -116,6 +117,7 @@ def lay(model: Transformer, prompts: Tensor, responses: Tensor, lengths: Tensor 
     R = _rounded(int(count.max()), 8)
     back = in_tile * R + torch.arange(len(wanted)) - (count.cumsum(0) - count)[in_tile]
     read = (torch.arange(K) * S).repeat_interleave(R).index_copy(0, back, wanted)
+    back = F.pad(back, (0, _rounded(len(back), 32) - len(back)))
     place = (row if last else row * T + predicts)[is_read][by_slot]
 
     def put(x: Tensor) -> Tensor:
@@ -134,11 +136,11 @@ def _rounded(n: int, step: int) -> int:
 
 
 def before_each_token(model: Transformer, tiles: Tiles) -> Tensor:
-    """Hidden states (K·R, D) from which response tokens are predicted or valued."""
+    """Hidden states (N or a little more, D) from which response tokens are predicted or valued."""
     def read(x: Tensor) -> Tensor:  # (K, S, …) → (K, R, …)
         return x.flatten(0, 1).index_select(0, tiles.read).view(len(x), -1, x.shape[-1])
 
-    def keep(x: Tensor) -> Tensor:  # (K, R, D) → (N, D)
+    def keep(x: Tensor) -> Tensor:  # (K, R, D) → (N + a few, D)
         return x.flatten(0, 1).index_select(0, tiles.back)
 
     return model.trunk(tiles.tokens, tiles.positions, tiles.visible, read=read, keep=keep)
@@ -146,7 +148,8 @@ def before_each_token(model: Transformer, tiles: Tiles) -> Tensor:
 
 def logits_in(tiles: Tiles, policy: Transformer, temperature: float = 1.0) -> Tensor:
     """Logits (N, V) with which each response token was, or would be, chosen."""
-    return next_token_logits(policy, before_each_token(policy, tiles), temperature)
+    logits = next_token_logits(policy, before_each_token(policy, tiles), temperature)
+    return logits[: len(tiles.place)]
 
 
 def rewards_in(tiles: Tiles, reward: Transformer) -> Tensor:
@@ -154,11 +157,11 @@ def rewards_in(tiles: Tiles, reward: Transformer) -> Tensor:
 
     (B, K) of a model with K heads.
     """
-    each = reward.head(before_each_token(reward, tiles))
+    each = reward.head(before_each_token(reward, tiles))[: len(tiles.place)]
     heads = [tiles.rows(head)[:, 0] for head in each.unbind(1)]
     return heads[0] if len(heads) == 1 else torch.stack(heads, 1)
 
 
 def values_in(tiles: Tiles, value: Transformer) -> Tensor:
     """Values (N,): what the critic expects before each response token is chosen."""
-    return value.head(before_each_token(value, tiles))[:, 0]
+    return value.head(before_each_token(value, tiles))[: len(tiles.place), 0]
