@@ -479,7 +479,7 @@ def over_seeds(seeds: list[Seed]) -> Section:
     for o in OBSERVATIONS:
         f = grade(o, seeds)
         rows.append([o.claim, shown(f.value, ".3f"), f"{shown(f.low, '.3f')} … "
-                     f"{shown(f.high, '.3f')}", "HOLDS" if f.holds else "NOT REPRODUCED"])
+                     f"{shown(f.high, '.3f')}", f.verdict])
     return ("Claims over all seeds", ["Mean with Student's 95 % interval."],
             [["claim", "value", "95 % interval", ""], *rows])
 

@@ -7,8 +7,9 @@ and says that no such effect was found, not that there is none. The interval is 
 t·SD/√n; differences between arms are taken seed by seed. A number that only all seeds have
 together, such as their spread or a curve fitted to their mean, is *pooled*: its interval is the
 jackknife's (the number without each seed in turn). A claim about most seeds ("mostly above") is
-published as "in at least 4 of 5", and is held to that. What does not exist, such as the interval of
-one seed or a share of nothing, is NaN, and NaN holds nothing.
+published as "in at least 4 of 5", and is held to that. What a source leaves open ("report who
+wins") is measured in the same way and reported, not graded. What does not exist, such as the
+interval of one seed or a share of nothing, is NaN, and NaN holds nothing.
 """
 
 import bisect
@@ -104,6 +105,7 @@ class Observation:
     side: str  # one of SIDES; "reaches": the interval must not lie below
     paper: str = ""  # the published form or figure, to stand beside ours
     pooled: bool = False  # a number of all seeds together
+    graded: bool = True  # False: reported whatever it is, where a design asks "or say that not"
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,14 @@ class Finding:
     side: str
     holds: bool
     paper: str = ""
+    graded: bool = True
+
+    @property
+    def verdict(self) -> str:
+        """One of HOLDS and NOT REPRODUCED, or that the number is reported only."""
+        if self.graded:
+            return "HOLDS" if self.holds else "NOT REPRODUCED"
+        return "reported: yes" if self.holds else "reported: no"
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -171,7 +181,7 @@ def grade(observation: Observation, seeds: list[Seed]) -> Finding:
     }[o.side]
     return Finding(o.id, o.claim, values, value, low, high, statistics.median(known),
                    (max if o.side == "below" else min)(known), o.threshold, o.side,
-                   bool(right_side) and len(values) >= MIN_SEEDS, o.paper)
+                   bool(right_side) and len(values) >= MIN_SEEDS, o.paper, o.graded)
 
 
 def jackknife(

@@ -95,7 +95,7 @@ def run_places(name: str, out: Path, places: list[Place]) -> dict[str, Any]:
     winner = winner_line(remedies, case.story, case.regressions, runs) if remedies else ""
     result: dict[str, Any] = {
         "name": name,
-        "reproduced": all(f.holds for f in findings),
+        "reproduced": all(f.holds for f in findings if f.graded),
         "observations": [as_json(f) for f in findings],
         "remedies": [record.finite(asdict(remedy)) for remedy in remedies],
         "winner": winner,
@@ -337,10 +337,9 @@ def verdict_table(findings: list[Finding]) -> str:
 
     lines = [f"{'value':>8} {'95 % interval':>20} {'median':>8} {'worst':>8}   observation"]
     for f in findings:
-        verdict = "HOLDS" if f.holds else "NOT REPRODUCED"
         lines.append(
             f"{n(f.value):>8} [{n(f.low):>8}, {n(f.high):>8}] {n(f.median):>8} {n(f.worst):>8}   "
-            f"{verdict:14} {f.claim}" + (f" (paper: {f.paper})" if f.paper else "")
+            f"{f.verdict:14} {f.claim}" + (f" (paper: {f.paper})" if f.paper else "")
         )
     return "\n".join(lines)
 
@@ -370,6 +369,7 @@ def as_json(f: Finding) -> dict[str, Any]:
         **record.finite(numbers),
         "threshold": f.threshold,
         "holds": f.holds,
+        "graded": f.graded,
         "paper": f.paper,
         "per_seed": record.finite(f.values),
     }

@@ -103,12 +103,17 @@ def write_report(
     )
 
 
-YES, NO = "<span class=yes>HOLDS</span>", "<span class=no>NOT REPRODUCED</span>"
 
 
 def text(words: str) -> str:
     """Plain words as HTML."""
     return html.escape(words, quote=False)
+
+
+def verdict(found: Finding) -> str:
+    """The verdict, coloured where it is one."""
+    colour = ("yes" if found.holds else "no") if found.graded else "small"
+    return f"<span class={colour}>{found.verdict}</span>"
 
 
 def paragraphs(docstring: str) -> list[str]:
@@ -193,7 +198,7 @@ def observation_table(findings: list[Finding]) -> str:
             span(f, ".3f"),
             shown(f.median, ".3f"),
             shown(f.worst, ".3f"),
-            YES if f.holds else NO,
+            verdict(f),
         ]
         for f in findings
     ]
@@ -206,6 +211,7 @@ def observation_table(findings: list[Finding]) -> str:
            "threshold: no such effect was found." if "reaches" in kinds else "")
         + (" Where the claim is about most seeds, at least four of five have to show it."
            if "mostly above" in kinds else "")
+        + ("" if all(f.graded for f in findings) else " What is only reported does not count.")
         + "</p>"
     )
     head = ["claim", *(["published"] if papers else []),

@@ -131,7 +131,7 @@ def section(name: str, summary: str, result: dict[str, Any], book: Path) -> list
     for o in result["observations"]:
         cells = [o["claim"], *([o["paper"]] if papers else []), number(o["value"]),
                  f"{number(o['low'])} … {number(o['high'])}", number(o["worst"]),
-                 "holds" if o["holds"] else "**not reproduced**"]
+                 in_words(o)]
         lines.append(f"| {' | '.join(c.replace('|', chr(92) + '|') for c in cells)} |")
     lines.append("")
     if result["winner"]:
@@ -144,6 +144,13 @@ def section(name: str, summary: str, result: dict[str, Any], book: Path) -> list
               f"{where['date'].split()[0]}; {where['cores']} cores, {where['system']}, "
               f"{where['device_name']}, torch {where['torch']}.", ""]
     return lines
+
+
+def in_words(o: dict[str, Any]) -> str:
+    """An observation's verdict."""
+    if not o.get("graded", True):
+        return "reported: yes" if o["holds"] else "reported: no"
+    return "holds" if o["holds"] else "**not reproduced**"
 
 
 def readme_block(result: dict[str, Any], first_case: dict[str, Any],
