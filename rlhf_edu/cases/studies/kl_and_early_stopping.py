@@ -10,9 +10,10 @@ Ours: three runs of PPO per seed against a reward model of 1,000 honest comparis
 exact KL(policy ‖ reference) along the sampled replies, in nats a response. Every point of a run
 with a penalty is held against the run without, on the same seed, read off the broken line through
 its examinations where it passed that d. The differences are averaged in bands of d that every seed
-reached, and the mean over seeds is compared with its standard error over seeds (SD / √n): the
-largest must be below 2. No difference found is not the same as none; to be graded so, no band may
-reach 2 standard errors, neither with all seeds nor without any one of them.
+reached. Graded is the mean over all bands: its interval over seeds must reach 0, from either side.
+No difference found is not the same as none. How many bands by themselves lie 2 standard errors
+(SD / √n over seeds) or more from 0 is reported. It is not graded: with five seeds a band in which
+there is no difference is that far out in 12 % of all cases, and there are half a dozen bands.
 
 What is different: size, and the gold score is a documented function. Left out: coefficients so
 large that the policy hardly moves.
@@ -124,9 +125,17 @@ OBSERVATIONS = [
         lambda s: over_shared(s, "rm/mean"), 0.0, "above", "higher proxy at given KL",
     ),
     Observation(
-        "same-frontier", "at equal KLREF gold is the same: in no band of d (0 of them) does the "
-        "mean difference reach 2 standard errors",
-        bands_apart, 0.5, "below", "no better gold-KL frontier", pooled=True,
+        "no-better", "at equal KLREF gold is no better with a penalty: no gain is found (the "
+        "difference without it, minus with it, reaches 0)",
+        lambda s: -over_shared(s, "gold/total"), 0.0, "reaches", "no better gold-KL frontier",
+    ),
+    Observation(
+        "no-worse", "nor a loss (with it, minus without it, reaches 0)",
+        lambda s: over_shared(s, "gold/total"), 0.0, "reaches", "like stopping early",
+    ),
+    Observation(
+        "bands-apart", "bands of d in which the mean difference reaches 2 standard errors: none",
+        bands_apart, 0.5, "below", "no better gold-KL frontier", pooled=True, graded=False,
     ),
 ]
 

@@ -16,8 +16,9 @@ eight passes in place of two the same clip is at work five times as often, which
 What is ours: a help desk with biased raters, replies of a dozen words, a critic whose trunk starts
 as the reward model (head 0), k1 of KL(policy ‖ reference) in the reward with β = 0.05, twelve
 updates of 128 replies. All arms have the same number of replies. The final reward is the reward
-model's, on held-out prompts, in SDs of the reference's rewards. A ranking of four arms is read off
-the mean of the seeds: Spearman's correlation can only be 1 if all four are in order.
+model's, on held-out prompts, in SDs of the reference's rewards. With four arms Spearman's
+correlation is 0.8 if two neighbours have changed places. (The claim was first read off the mean of
+the seeds, with the jackknife, which is not valid for ranks: on seeds 21 to 25 0.8, and 0.2 to 1.1.)
 
 What is small, and what is missing: λ = 1 leads λ = 0.95 by 0.02 SD only, though on every one of the
 five seeds that were tried; it is λ = 0.5 and 0 that cost (0.2 and 0.5 SD). RLOO, with no critic at
@@ -96,10 +97,9 @@ def clipped(seed: Seed, arm: str) -> float:
     return statistics.fmean(u["policy/clipfrac_avg"] for u in seed.runs[arm].updates)
 
 
-def order(seeds: list[Seed]) -> float:
-    """Rank correlation of λ with the final reward, which is the mean over seeds."""
-    means = [statistics.fmean(reward(seed, arm) for seed in seeds) for arm in LAMBDAS]
-    return spearman(list(LAMBDAS.values()), means)
+def order(seed: Seed) -> float:
+    """Rank correlation of λ with the final reward."""
+    return spearman(list(LAMBDAS.values()), [reward(seed, arm) for arm in LAMBDAS])
 
 
 OBSERVATIONS = [
@@ -108,8 +108,9 @@ OBSERVATIONS = [
         lambda s: max(s.probes["identity"][k] for k in ("others", "centred")), 1e-6, "below",
         "A_i = R_i − mean_{j≠i} R_j"),
     Observation(
-        "lambda-order", "final reward rises with λ over 0, 0.5, 0.95, 1: Spearman ≥ 0.8",
-        order, 0.8 - 1e-9, "above", "λ = 1 best, worse as λ → 0", pooled=True),
+        "lambda-order", "final reward rises with λ over 0, 0.5, 0.95, 1: Spearman ≥ 0.8 in at "
+        "least 4 of 5 seeds",
+        order, 0.8 - 1e-9, "mostly above", "λ = 1 best, worse as λ → 0"),
     Observation(
         "lambda-0-worst", "believing the critic after one word (λ = 0) costs reward against λ = 1",
         lambda s: reward(s, "lambda-0") - reward(s, "lambda-1"), 0.0, "below", "worse as λ → 0"),
