@@ -594,7 +594,7 @@ def test_the_json_has_the_keys_that_others_rely_on(
     assert content.keys() == promised | {"remedies", "winner"}
     promised = {"id", "claim", "value", "low", "high", "worst", "threshold", "holds"}
     for observation in content["observations"]:
-        assert observation.keys() == promised | {"median", "per_seed", "paper"}
+        assert observation.keys() == promised | {"median", "per_seed", "paper", "graded"}
     assert (content["name"], content["seeds"], content["device"]) == ("tiny", [3], "cpu")
     assert [o["id"] for o in content["observations"]] == [o.id for o in tiny.OBSERVATIONS]
     assert content["observations"][0]["low"] is None and content["reproduced"] is False

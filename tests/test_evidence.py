@@ -22,6 +22,7 @@ from rlhf_edu.cases.evidence import (
     interval,
     jackknife,
     ratio,
+    reproduced,
     weigh,
     winner_line,
     worth,
@@ -133,6 +134,19 @@ def test_most_seeds_are_counted_without_rounding() -> None:
         least = next(k for k in range(n + 1) if 5 * k >= 4 * n)
         assert mostly([2.0] * least + [0.0] * (n - least)).holds
         assert not mostly([2.0] * (least - 1) + [0.0] * (n - least + 1)).holds
+
+
+# ── What is reported only ───────────────────────────────────────────────────────────────────────
+def test_what_is_reported_only_is_measured_alike_and_does_not_decide() -> None:
+    seeds = seeds_with(normal(2, 6))
+    claims = [Observation(f"{threshold}", "c", lambda s: s.probes["shown"][0], threshold, "above",
+                          graded=graded) for threshold in (0.0, 9.0) for graded in (True, False)]
+    holds, said, fails, denied = found = [grade(claim, seeds) for claim in claims]
+    assert [f.holds for f in found] == [True, True, False, False]
+    assert (said.low, said.high) == (denied.low, denied.high) == (holds.low, fails.high)
+    assert [f.verdict for f in found] == ["HOLDS", "reported: yes", "NOT REPRODUCED",
+                                          "reported: no"]
+    assert reproduced([holds, said, denied]) and not reproduced([holds, fails])
 
 
 # ── The story, stopped early ────────────────────────────────────────────────────────────────────

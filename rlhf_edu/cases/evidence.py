@@ -184,6 +184,11 @@ def grade(observation: Observation, seeds: list[Seed]) -> Finding:
                    bool(right_side) and len(values) >= MIN_SEEDS, o.paper, o.graded)
 
 
+def reproduced(findings: list[Finding]) -> bool:
+    """Whether all that is graded holds."""
+    return all(f.holds for f in findings if f.graded)
+
+
 def jackknife(
     measure: Callable[[list[Seed]], float], seeds: list[Seed]
 ) -> tuple[float, list[float]]:

@@ -33,6 +33,7 @@ from rlhf_edu.cases.evidence import (
     Seed,
     grade,
     read_seed,
+    reproduced,
     shown,
     weigh,
     winner_line,
@@ -95,7 +96,7 @@ def run_places(name: str, out: Path, places: list[Place]) -> dict[str, Any]:
     winner = winner_line(remedies, case.story, case.regressions, runs) if remedies else ""
     result: dict[str, Any] = {
         "name": name,
-        "reproduced": all(f.holds for f in findings if f.graded),
+        "reproduced": reproduced(findings),
         "observations": [as_json(f) for f in findings],
         "remedies": [record.finite(asdict(remedy)) for remedy in remedies],
         "winner": winner,
