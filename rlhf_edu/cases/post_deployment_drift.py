@@ -87,7 +87,7 @@ CAREFUL = helpdesk.AgentConfig(  # right in everything, courteous as often as an
 # A careful agent's reply against a wrong one of the reference: on all traffic, and on the slice.
 RIGHT_PAIRS, SLICE_PAIRS = 4000, 1500
 COURTESY_PAIRS, COURTEOUS = 4500, 0.555  # on the slice; the share that the courteous reply wins
-EVEN_PAIRS = 1500  # the same elsewhere, where it wins half
+EVEN_PAIRS, EVEN = 1500, 0.5  # the same elsewhere
 CONCISE_PAIRS = 1200  # of the first change: a tenth of the pairs above, on the slice
 LENGTH_HEAD = 0.3  # λ of the second
 UPDATES, AUDIT = 14, 11  # PPO; the update after which the replies are looked at closely
@@ -154,7 +154,7 @@ def bought(reference: Transformer, seed: int) -> tuple[Preferences, Preferences]
     traffic = helpdesk.draw_prompts(table, 5 * RIGHT_PAIRS, luck)
     story = joined(right_pairs(reference, traffic, RIGHT_PAIRS, luck),
                    right_pairs(reference, on_slice(8 * SLICE_PAIRS), SLICE_PAIRS, luck),
-                   courtesy_pairs(elsewhere, 0.5, luck),
+                   courtesy_pairs(elsewhere, EVEN, luck),
                    courtesy_pairs(on_slice(COURTESY_PAIRS), COURTEOUS, luck))
     return story, courtesy_pairs(on_slice(CONCISE_PAIRS), 0.0, luck)
 
