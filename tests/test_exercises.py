@@ -4,7 +4,7 @@ wrong answer is told which slip it is."""
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,13 @@ import torch
 
 from rlhf_edu import ppo_clip, ranking_loss
 from rlhf_edu.cli import main
-from rlhf_edu.grading import check, worker
-from rlhf_edu.grading.check import SOLUTIONS, Exercise, Run, exercise_names, judge, load_exercise
+from rlhf_edu.grading import check, isolation, worker
+from rlhf_edu.grading import sandbox as sandbox_module
+from rlhf_edu.grading.assignment import SOLUTIONS, load
+from rlhf_edu.grading.check import ask, exercise_names, judge, load_exercise
 from rlhf_edu.grading.generate import EXERCISES, make_stub
+from rlhf_edu.grading.judging import Exercise
+from rlhf_edu.grading.sandbox import Asked, Sandbox
 
 NAMES = ["clipped_surrogate", "pairwise_ranking_loss"]
 
@@ -26,20 +30,20 @@ def exercises() -> dict[str, Exercise]:
     return {name: load_exercise(name) for name in NAMES}
 
 
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox("weak", []) as box:
+        yield box
+
+
 @pytest.fixture
-def judge_text(
-    exercises: dict[str, Exercise], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Judge:
-    """Judge the text of a student's file: (verdict, explanation). The worker's own code runs it,
-    but in this process, which saves the seconds that torch takes to start."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
+def judge_text(exercises: dict[str, Exercise], tmp_path: Path, sandbox: Sandbox) -> Judge:
+    """Judge the text of a student's file: (verdict, explanation)."""
 
     def judge_it(name: str, text: str) -> tuple[str, str]:
         file = tmp_path / f"{name}.py"
         file.write_text(text, encoding="utf-8")
-        check.write_job(exercises[name], file, tmp_path)
-        worker.main(tmp_path)
-        verdict, lines = judge(exercises[name], Run(check.read_messages(tmp_path), "", None))
+        verdict, lines = judge(exercises[name], ask(exercises[name], file, sandbox))
         return verdict, "\n".join(lines)
 
     return judge_it
@@ -281,7 +285,7 @@ def test_statement_is_complete(name: str, exercises: dict[str, Exercise]) -> Non
         re.M,
     )
     assert facts
-    tests = worker.load(SOLUTIONS / f"{name}_checks.py")["tests"](torch.Generator())
+    tests = load(SOLUTIONS / f"{name}_checks.py")["tests"](torch.Generator())
     assert int(facts[1]) == sum(points for _, points, _ in tests)
     assert re.search(r"Hints.*\n\n1\. .*\n(   .*\n)*2\. .*\n(   .*\n)*3\. ", stub)
     assert re.search(r'raise NotImplementedError\("Task \d: ', stub)
@@ -311,12 +315,11 @@ def test_solution_agrees_with_the_package(name: str, function: Callable, seed: i
     """On any inputs, not only the public ones; and there every slip is still a slip."""
     exercise = load_exercise(name, seed)
     answers = [worker.answer(function, call, exercise.gradient_of) for call in exercise.calls]
-    assert judge(exercise, Run([{"loaded": True}, *answers], "", None))[0] == "right"
+    assert judge(exercise, Asked(answers, ""))[0] == "right"
     for slip, wrong in exercise.slips.items():
-        assert judge(exercise, Run([{"loaded": True}, *wrong], "", None))[0] == "wrong", slip
+        assert judge(exercise, Asked(wrong, ""))[0] == "wrong", slip
 
 
-@pytest.mark.filterwarnings("ignore:just looking")
 @pytest.mark.parametrize("name, style", [(name, style) for name in NAMES for style in RIGHT[name]])
 def test_right_answer_passes_in_any_style(name: str, style: str, judge_body: Judge) -> None:
     verdict, words = judge_body(name, RIGHT[name][style])
@@ -417,8 +420,8 @@ def test_dataclass_and_helper_file(judge_text: Judge, tmp_path: Path) -> None:
 
 def test_code_that_stops_between_two_tests(exercises: dict[str, Exercise]) -> None:
     exercise = exercises["pairwise_ranking_loss"]
-    run = Run([{"loaded": True}, *exercise.expected[:2]], "", "was still running")
-    verdict, lines = judge(exercise, run)
+    answers = [*exercise.expected[:2], *3 * [{"stopped": "was still running"}]]
+    verdict, lines = judge(exercise, Asked(answers, ""))
     assert verdict == "wrong"
     assert lines == [
         "ok     six pairs",
@@ -433,11 +436,19 @@ def test_code_that_stops_between_two_tests(exercises: dict[str, Exercise]) -> No
 # The command itself, with its worker process.
 
 
-@pytest.fixture
+@pytest.fixture(params=["as on Linux", "as elsewhere"])
 def check_text(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> Callable[[str], tuple[int, str]]:
     """Exit code and output of `rlhf-edu check pairwise_ranking_loss` for the text of a file."""
+    if request.param == "as elsewhere":
+        monkeypatch.setattr(isolation, "FORKS", False)
+        monkeypatch.setattr(sandbox_module, "START_SECONDS", 20.0)
+    elif not isolation.FORKS:
+        pytest.skip("Linux only")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "exercises").mkdir()
 
@@ -459,9 +470,10 @@ def test_check_of_stubs_and_of_solutions(
 
 
 def test_endless_loop_is_stopped(check_text: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "TIME_LIMIT", 4.0)
-    code, said = check_text("while True:\n    pass\n")
-    assert code == 1 and "is there a loop without end?" in said
+    monkeypatch.setattr(check, "TIME_LIMIT", 2.0)
+    code, said = check_text("def pairwise_ranking_loss(**kwargs):\n    while True:\n        pass\n")
+    assert code == 1 and "was still running after 2 seconds: is there a loop without end?" in said
+    assert said.count("(not run)") == 4
 
 
 def test_flood_of_output_is_stopped_and_cut(check_text: Callable) -> None:

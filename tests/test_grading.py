@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 
+from rlhf_edu import InputError
 from rlhf_edu.cli import main
 from rlhf_edu.grading import classroom, isolation, kinds, wire
 from rlhf_edu.grading.assignment import load_assignment
@@ -148,6 +149,25 @@ def test_helpers_beside_the_file_and_data_files_are_found(best, tasks, tmp_path)
     assert scores(grade_submission(tmp_path, tasks[:1], 5, best)) == {"q1": 4}
 
 
+def test_a_helper_may_be_called_like_a_file_of_the_grader(best, tasks, tmp_path):
+    for name in ("wire", "worker", "isolation", "zygote", "your_helper"):
+        (tmp_path / f"{name}.py").write_text("import numpy as np\nHERE = True\n")
+    (tmp_path / "q1.py").write_text(
+        "import wire, worker, isolation, zygote, your_helper\nassert wire.HERE\nnp = wire.np\n"
+        "def clip_ratio(logp, old_logp, eps):\n"
+        "    return np.clip(np.exp(logp - old_logp), 1 - eps, 1 + eps)\n")
+    assert scores(grade_submission(tmp_path, tasks[:1], 5, best)) == {"q1": 4}
+
+
+@pytest.mark.parametrize("name, want", [("131_dataclass_helpers", {"q1": 4, "q2": 4}),
+                                        ("10_infinite_loop", {"q1": 0, "q2": 4})])
+def test_without_fork_the_grade_is_the_same(name, want, tasks, monkeypatch):
+    monkeypatch.setattr(isolation, "FORKS", False)
+    with new_sandbox("weak", tasks) as box:
+        got = scores(grade_submission(HERE / f"submissions/{name}.py", tasks[:2], 5, box))
+    assert got == want
+
+
 def test_importing_the_package_says_to_write_it(best):
     code = "def f():\n    import rlhf_edu.ppo_clip\n"
     error = best.ask(Question("x.py", {}, [code], "f", [{}])).answers[0]["error"]
@@ -196,6 +216,82 @@ def test_printed_output_is_kept_apart_and_short(best, tasks, tmp_path):
     q = graded(best, tasks, tmp_path, "q1", "print('hello ' * 10000)\n\n"
                                             "def clip_ratio(logp, old_logp, eps):\n    return 1\n")
     assert q["printed"].startswith("hello") and len(q["printed"]) <= 4097
+
+
+def test_an_error_in_a_notebook_names_the_line_of_its_cell(best, tasks, tmp_path):
+    (tmp_path / "homework.ipynb").write_text(notebook(
+        ([], "import numpy as np\nx = 1\ny = 2\n"),
+        (["q1"], "def clip_ratio(logp, old_logp, eps):\n    return logp + []['x']")))
+    q = grade_submission(tmp_path, tasks[:1], 5, best)["questions"][0]
+    assert "(line 2 of its cell: return logp + []['x'])" in q["tests"][0]["message"]
+
+
+# ── An instructor's own assignment ──────────────────────────────────────────────────────────────
+@pytest.fixture
+def assignment(tmp_path, best):
+    """Grade the text of a student's file for a question with this solution and these checks."""
+    def grade(solution, student, checks="", inputs="{'x': torch.tensor([1.0, 4.0])}"):
+        folder = tmp_path / "assignment"
+        folder.mkdir(exist_ok=True)
+        (folder / "mine.py").write_text("import numpy as np\nimport torch\n" + solution)
+        (folder / "mine_checks.py").write_text(
+            f"import torch\nFUNCTION = 'f'\n{checks}\n"
+            f"def tests(generator):\n    return [('one', 1, {inputs}, 'public')]\n")
+        (tmp_path / "mine.py").write_text("import numpy as np\nimport torch\n" + student)
+        report = grade_submission(tmp_path / "mine.py", load_assignment(folder), 5, best)
+        return report["questions"][0]["tests"][0]
+    return grade
+
+
+@pytest.mark.parametrize("right, also, wrong, words", [
+    ("x, 2 * x", "(x, x + x)", "x, x", "value[1]: 2 of 2 entries are wrong; first at [0]"),
+    ("x, 2 * x", "tuple([x, x * 2])", "x", "returned a torch.Tensor, expected tuple"),
+    ("x, 2 * x", "x, x + x", "x, x, x", "returned 3 values, expected 2"),
+    ("{'a': x}", "dict(a=x)", "{'b': x}", "returned the keys b, expected a"),
+    ("float(x.sum())", "x.sum()", "4", "got 4, expected 5"),
+    ("float(x.sum())", "np.float64(5)", "'5'", "returned str, expected a number"),
+    ("np.mean([1, 2])", "1.5", "None", "returned NoneType, expected a number: is a `return`"),
+    ("int(x[1])", "4.0", "True", "returned bool, expected a number"),
+    ("'sft'", "'s' + 'ft'", "'ppo'", "got 'ppo', expected 'sft'"),
+    ("bool(x[0] > 0)", "(x > 0).all()", "1", "returned int, expected bool"),
+    ("x > 2", "x.gt(2)", "x > 0", "got True, expected False"),
+    ("x.long() * 2**60", "x.long() << 60", "x.long() * 2**60 + 1", "2 of 2 entries"),
+    ("x / 0 - x / 0", "x * float('nan')", "x", "got 1, expected nan"),
+    ("None", "print(x)", "0", "returned int, expected NoneType"),
+])
+def test_a_function_may_return_whatever_travels(assignment, right, also, wrong, words):
+    text = "def f(x):\n    return {}\n"
+    assert assignment(text.format(right), text.format(also))["score"] == 1
+    got = assignment(text.format(right), text.format(wrong))
+    assert got["score"] == 0 and words in got["message"]
+
+
+SAME = "def f(x):\n    return x\n"
+
+
+@pytest.mark.parametrize("solution, checks, inputs, words", [
+    ("x = (", "", "{}", "cannot be run: SyntaxError"),
+    ("g = 3", "", "{}", "mine.py has no function f"),
+    (SAME, "del FUNCTION", "{}", "mine_checks.py has no FUNCTION: a question of kind 'implement'"),
+    (SAME, "KIND = 'riddle'", "{}", "allowed are implement, quiz"),
+    (SAME, "", "{'x': {1, 2}}", "in the test 'one' x is of type set; allowed are tensors"),
+    (SAME, "", "{'y': 1}", "mine: the solution raised TypeError"),
+    (SAME, "WRONG = {'half': lambda x: x / []}", "{'x': 1}", "the wrong variant 'half' raised"),
+])
+def test_what_is_wrong_with_an_assignment_is_said(assignment, solution, checks, inputs, words):
+    with pytest.raises(InputError, match=re.escape(words)):
+        assignment(solution, SAME, checks, inputs)
+
+
+def test_an_assignment_without_a_solution_says_so(tmp_path):
+    (tmp_path / "q_checks.py").write_text("FUNCTION = 'f'\ntests = lambda g: []\n")
+    with pytest.raises(InputError, match="no q.py: the solution goes there"):
+        load_assignment(tmp_path)
+
+
+def test_a_solution_that_changes_its_inputs_spoils_nothing(assignment):
+    text = "def f(x):\n    x += 1\n    return x\n"
+    assert assignment(text, text)["score"] == 1
 
 
 # ── The same seed, the same grade ───────────────────────────────────────────────────────────────

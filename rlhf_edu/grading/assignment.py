@@ -17,6 +17,8 @@ on disk; nothing in the grader knows a question by name.
 """
 
 import hashlib
+import sys
+import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,16 @@ from typing import Any
 import torch
 
 from rlhf_edu import InputError
-from rlhf_edu.grading import worker
 
-KINDS = ("implement", "quiz", "diagnose", "intervene", "explain")
+SOLUTIONS = Path(__file__).resolve().parents[2] / "solutions"  # the package's own assignment
+
+NEEDED = {  # the names that a question of each kind must have in its NAME_checks.py
+    "implement": ("FUNCTION", "tests"),
+    "quiz": ("questions",),
+    "diagnose": ("log", "CAUSES"),
+    "intervene": ("ALLOWED", "run", "score"),
+    "explain": ("CLAIMS", "facts"),
+}
 
 
 @dataclass(frozen=True)
@@ -62,11 +71,32 @@ def load_assignment(folder: Path, names: tuple[str, ...] = ()) -> list[Task]:
     for name in names:
         if name not in found:
             raise InputError(f"no question is called {name!r}; there are: {', '.join(found)}")
-    tasks = []
-    for name in names or found:
-        checks = worker.load(folder / f"{name}_checks.py")
-        kind = checks.get("KIND", "implement")
-        if kind not in KINDS:
-            raise InputError(f"{name}_checks.py: KIND = {kind!r}; allowed are {', '.join(KINDS)}")
-        tasks.append(Task(name, kind, checks, folder))
-    return tasks
+    return [load_task(folder, name) for name in names or found]
+
+
+def load_task(folder: Path, name: str) -> Task:
+    """One question; InputError if something is missing."""
+    checks = load(folder / f"{name}_checks.py")
+    kind = checks.get("KIND", "implement")
+    if kind not in NEEDED:
+        raise InputError(f"{name}_checks.py: KIND = {kind!r}; allowed are {', '.join(NEEDED)}")
+    missing = [word for word in NEEDED[kind] if word not in checks]
+    if missing:
+        raise InputError(f"{name}_checks.py has no {', '.join(missing)}: a question of kind "
+                         f"{kind!r} needs {', '.join(NEEDED[kind])}")
+    if kind == "implement" and not (folder / f"{name}.py").is_file():
+        raise InputError(f"{folder} holds {name}_checks.py but no {name}.py: the solution goes "
+                         "there")
+    return Task(name, kind, checks, folder)
+
+
+def load(file: Path) -> dict[str, Any]:
+    """Run a file of an assignment and return its names; InputError if it cannot be run."""
+    module = types.ModuleType(f"assignment_{file.stem}")
+    module.__file__ = str(file)
+    sys.modules[module.__name__] = module  # dataclasses look their module up here
+    try:
+        exec(compile(file.read_bytes(), str(file), "exec"), module.__dict__)
+    except Exception as error:
+        raise InputError(f"{file} cannot be run: {type(error).__name__}: {error}") from error
+    return module.__dict__

@@ -31,9 +31,9 @@ from typing import Any
 from tqdm import tqdm
 
 from rlhf_edu import InputError, __version__
-from rlhf_edu.grading.assignment import Task, load_assignment
-from rlhf_edu.grading.check import SOLUTIONS
+from rlhf_edu.grading.assignment import SOLUTIONS, Task, load_assignment
 from rlhf_edu.grading.grade import choose_level, grade_submission, new_sandbox
+from rlhf_edu.grading.judging import make_exercise
 from rlhf_edu.grading.report import STYLE, points, write_html
 from rlhf_edu.grading.sandbox import Sandbox
 from rlhf_edu.grading.submission import read_submission
@@ -93,6 +93,9 @@ def grade_class(folder: Path, csv_file: Path, jobs: int | None, seed: int | None
     students = students_in(folder)
     if not students:
         raise InputError(f"{folder} is empty: every folder or file in it is a student's submission")
+    for task in tasks:  # a fault of the assignment shows here, and not in everybody's report
+        if task.kind == "implement":
+            make_exercise(task, task.generator(0, ""))
     level = choose_level(allow_weak)
     reports = csv_file.with_name(f"{csv_file.stem}-reports")
     reports.mkdir(exist_ok=True)

@@ -18,9 +18,8 @@ from typing import Any
 import torch
 
 from rlhf_edu import InputError
-from rlhf_edu.grading import check, worker
-from rlhf_edu.grading.assignment import Task, load_assignment
-from rlhf_edu.grading.check import SOLUTIONS
+from rlhf_edu.grading.assignment import SOLUTIONS, Task, load_assignment
+from rlhf_edu.grading.judging import Exercise, make_exercise
 from rlhf_edu.lab import record
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -81,8 +80,7 @@ def cell(kind: str, source: str, name: str, **flags: Any) -> dict[str, Any]:
 
 def source_notebook(task: Task, seed: int) -> dict[str, Any]:
     """A question as a source notebook: task, solution between its marks, and tests."""
-    exercise = check.make_exercise(task.folder, task.name, task.checks,
-                                   task.generator(seed, ""))
+    exercise = make_exercise(task, task.generator(seed, ""))
     solution = (task.folder / f"{task.name}.py").read_text(encoding="utf-8")
     cells = [
         cell("markdown", f"# {task.name}\n\nWrite the function `{exercise.function}`.",
@@ -102,39 +100,58 @@ def source_notebook(task: Task, seed: int) -> dict[str, Any]:
 def literal(value: Any) -> str:
     """A value as Python that makes it again, digit for digit."""
     if isinstance(value, torch.Tensor):
-        dtype = str(value.dtype)
-        return f"torch.tensor({value.tolist()!r}, dtype={dtype})"
+        return f"torch.tensor({value.tolist()!r}, dtype={value.dtype})"
     if type(value).__module__ == "numpy":
         return f"np.array({value.tolist()!r}, dtype={str(value.dtype)!r})"
+    if isinstance(value, tuple | list):
+        inside = "".join(f"{literal(each)}, " for each in value)
+        return f"({inside})" if isinstance(value, tuple) else f"[{inside}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key!r}: {literal(each)}' for key, each in value.items())}}}"
     return repr(value)
 
 
-def test_source(exercise: check.Exercise, i: int) -> str:
+TEST = """import numpy as np
+import torch
+
+inf, nan = float("inf"), float("nan")
+
+
+def _same(got, want):
+    if isinstance(want, (tuple, list)):
+        return len(got) == len(want) and all(map(_same, got, want))
+    if isinstance(want, dict):
+        return got.keys() == want.keys() and all(_same(got[key], want[key]) for key in want)
+    if want is None or isinstance(want, str):
+        return got == want
+    got, want = torch.as_tensor(got).detach(), torch.as_tensor(want)
+    return got.shape == want.shape and torch.allclose(
+        got.double(), want.double(), rtol={tolerance}, atol={tolerance}, equal_nan=True)
+
+
+{inputs}
+_got = {function}({given})
+assert _same(_got, {want}), "another value"
+"""
+
+
+def test_source(exercise: Exercise, i: int) -> str:
     """A test cell: the call, and its right value and gradients as numbers."""
-    arguments, right = exercise.calls[i], exercise.expected[i]
-    tolerance = exercise.tolerance
-    lines = ["import numpy as np", "import torch", "", "inf, nan = float('inf'), float('nan')"]
-    for name, value in arguments.items():
-        lines.append(f"_{name} = {literal(value)}")
+    right, inputs = exercise.expected[i], []
+    for name, value in exercise.calls[i].items():
+        inputs.append(f"_{name} = {literal(value)}")
         if name in exercise.gradient_of:
-            lines.append(f"_{name}.requires_grad_()")
-    given = ", ".join(f"{name}=_{name}" for name in arguments)
-    want = worker.unpack(right["value"])
-    lines += [f"_got = {exercise.function}({given})",
-              f"_want = {literal(want)}",
-              "assert tuple(np.shape(_got.detach() if hasattr(_got, 'detach') else _got)) == "
-              "tuple(_want.shape), 'another shape'",
-              f"assert torch.allclose(torch.as_tensor(_got).double(), _want.double(), "
-              f"rtol={tolerance}, atol={tolerance}), 'another value'"]
+            inputs.append(f"_{name}.requires_grad_()")
+    text = TEST.format(
+        tolerance=exercise.tolerance, inputs="\n".join(inputs), function=exercise.function,
+        given=", ".join(f"{name}=_{name}" for name in exercise.calls[i]),
+        want=literal(right["value"]))
     if right["gradients"] is not None:
-        lines.append("_got.backward()")
-        for name, packed in right["gradients"].items():
-            lines += [f"_want = {literal(worker.unpack(packed))}",
-                      f"_grad = torch.zeros_like(_{name}) if _{name}.grad is None else "
-                      f"_{name}.grad",
-                      f"assert torch.allclose(_grad.double(), _want.double(), rtol={tolerance}, "
-                      f"atol={tolerance}), 'another gradient of {name}'"]
-    return "\n".join(lines)
+        text += "_got.backward()\n"
+        for name, gradient in right["gradients"].items():
+            text += (f"_grad = torch.zeros_like(_{name}) if _{name}.grad is None else _{name}.grad"
+                     f"\nassert _same(_grad, {literal(gradient)}), 'another gradient of {name}'\n")
+    return text.rstrip("\n")
 
 
 def export(kind: str, target: Path, assignment: Path | None, exercises: tuple[str, ...], seed: int,

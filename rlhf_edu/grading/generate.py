@@ -10,7 +10,8 @@ import re
 import sys
 
 from rlhf_edu import InputError
-from rlhf_edu.grading.check import SOLUTIONS, exercise_names
+from rlhf_edu.grading.assignment import SOLUTIONS
+from rlhf_edu.grading.check import exercise_names
 
 EXERCISES = SOLUTIONS.parent / "exercises"
 MARKED = re.compile(r"^( *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION\n", re.M | re.S)

@@ -11,8 +11,7 @@ from typing import Any
 
 from rlhf_edu import InputError, __version__
 from rlhf_edu.grading import isolation
-from rlhf_edu.grading.assignment import Task, load_assignment
-from rlhf_edu.grading.check import SOLUTIONS
+from rlhf_edu.grading.assignment import SOLUTIONS, Task, load_assignment
 from rlhf_edu.grading.kinds import KINDS
 from rlhf_edu.grading.report import gradescope, terminal, write_html
 from rlhf_edu.grading.sandbox import Sandbox

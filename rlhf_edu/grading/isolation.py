@@ -13,7 +13,6 @@ imports the standard library only. Linux alone has the first two rungs.
 import contextlib
 import ctypes
 import os
-import resource
 import shutil
 import signal
 import struct
@@ -21,7 +20,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-LEVELS = ("bubblewrap", "landlock", "weak")
+with contextlib.suppress(ImportError):  # there is none on Windows
+    import resource
+
+# Elsewhere there is no fork, or none that torch survives, and no /proc to look processes up in.
+FORKS = sys.platform.startswith("linux")
 MEMORY = 2**30  # bytes that one question may use beyond what torch has taken
 PROCESSES = 64  # and threads, of one question
 FILE_SIZE = 64 * 2**20  # bytes of a file that it writes
@@ -47,7 +50,7 @@ def _libc() -> ctypes.CDLL:
 
 def landlock_abi() -> int:
     """The version of Landlock that this kernel offers; 0 for none."""
-    if not sys.platform.startswith("linux"):
+    if not FORKS:
         return 0
     return max(0, int(_libc().syscall(CREATE_RULESET, None, ctypes.c_size_t(0), 1)))
 
@@ -116,13 +119,13 @@ def _tasks_of(uid: int) -> int:
 
 def become_subreaper() -> None:
     """Descendants whose parent has died become children of this process; it dies with its own."""
-    if sys.platform.startswith("linux"):
+    if FORKS:
         _libc().prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def die_with_parent() -> None:
     """This process is killed when the one that started it ends."""
-    if sys.platform.startswith("linux"):
+    if FORKS:
         _libc().prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
@@ -140,6 +143,12 @@ def descendants() -> list[int]:
         found += below
         todo += below
     return found
+
+
+def how_it_ended(code: int) -> str:
+    """The end of a process in words, from its exit code; a signal is a number below 0."""
+    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+    return f"ended its Python process {how}"
 
 
 def end_all() -> None:
@@ -226,7 +235,7 @@ def bubblewrap(inside: list[str], readable: list[str], extra: dict[str, str]) ->
 
 def probe() -> str:
     """The highest rung that works here, by trying each."""
-    if not sys.platform.startswith("linux"):
+    if not FORKS:
         return "weak"
     if shutil.which("bwrap"):
         command = bubblewrap(["/usr/bin/env", "true"], readable_places([], []), {})

@@ -13,11 +13,20 @@ message of a public test; of a hidden one its category, and the name of the slip
 import math
 import multiprocessing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from queue import Empty
 from typing import Any
 
-from rlhf_edu.grading import check, worker
-from rlhf_edu.grading.assignment import Task
+import torch
+
+from rlhf_edu.grading.assignment import Task, load
+from rlhf_edu.grading.judging import (
+    find_problem,
+    make_exercise,
+    name_slips,
+    not_loaded,
+    slip_line,
+)
 from rlhf_edu.grading.sandbox import Question, Sandbox
 from rlhf_edu.grading.submission import Submission, find_answers, find_code
 
@@ -35,76 +44,32 @@ def test(name: str, points: float, right: bool | float, message: str = "", hint:
 def implement(task: Task, submission: Submission, sandbox: Sandbox, seed: int, student: str,
               names: list[str]) -> tuple[list[Test], dict[str, Any]]:
     """Values, gradients, shapes and dtypes of a function, on this student's inputs."""
-    exercise = check.make_exercise(task.folder, task.name, task.checks,
-                                   task.generator(seed, student))
+    exercise = make_exercise(task, task.generator(seed, student))
     code = find_code(submission, task.name, exercise.function, names)
     about = list(zip(exercise.titles, exercise.points, exercise.public, strict=True))
     if code.problem:
-        return [test(title, p, 0, code.problem, public=True) for title, p, _ in about], {}
+        return [test(title, points, 0, code.problem) for title, points, _ in about], {}
 
     asked = sandbox.ask(Question(code.file, submission.files, code.parts, exercise.function,
                                  exercise.calls, exercise.gradient_of, task.seconds))
+    notes = {"printed": asked.printed}
     if asked.failed is not None:
-        words = f"while your file was loaded, your code {asked.failed.get('stopped')}"
-        if "missing" in asked.failed:
-            words = f"your file has no function called {exercise.function}"
-        elif "error" in asked.failed:
-            words = ("your file could not be loaded: your code raised "
-                     f"{check.describe_error(asked.failed['error'])}")
-        return [test(title, p, 0, words) for title, p, _ in about], {"printed": asked.printed}
-    answers = [packed(answer) for answer in asked.answers]
+        words = not_loaded(exercise.function, asked.failed)
+        return [test(title, points, 0, words) for title, points, _ in about], notes
 
-    slips = check.name_slips(exercise, [a if "value" in a else {"error": 1} for a in answers])
-    tests, changed = [], set()
-    for i, (answer, (title, points, public)) in enumerate(zip(answers, about, strict=True)):
-        if "stopped" in answer:
-            problem: str | None = f"your code {answer['stopped']}"
-        else:
-            problem = check.find_problem(exercise, i, answer)
-        changed |= set(answer.get("changed", []))
+    slips, tests = name_slips(exercise, asked.answers), []
+    for i, (title, points, public) in enumerate(about):
+        problem = find_problem(exercise, i, asked.answers[i])
         if problem is None:
             tests.append(test(title, points, 1, public=public))
-            continue
-        gradient = problem.startswith("gradient")
-        what = "Your gradients are those of" if gradient else "Your values equal"
-        hint = f"{what} {slips[i]}." if slips[i] else ""
-        message = problem if public else category(problem)
-        tests.append(test(title, points, 0, message, hint, public))
-    notes = {"printed": asked.printed}
+        else:
+            message = problem.shown if public else problem.hidden
+            tests.append(test(title, points, 0, message, slip_line(problem, slips[i]), public))
+    changed = {name for answer in asked.answers for name in answer.get("changed", [])}
     if changed:
         notes["note"] = f"your code changes its inputs in place ({', '.join(sorted(changed))}); " \
                         "that costs nothing here, and surprises whoever calls it"
     return tests, notes
-
-
-def packed(answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer from the sandbox in the form in which `check` judges answers."""
-    if "value" not in answer:
-        return answer
-    gradients = answer["gradients"]
-    kind = type(answer["value"])
-    value = worker.pack(answer["value"])
-    if kind.__name__ == "Other":  # a type that does not travel: its name does
-        value = {"type": str(answer["value"])}
-    return {"value": value, "changed": answer["changed"],
-            "gradients": None if gradients is None else
-            {name: worker.pack(g) for name, g in gradients.items()}}
-
-
-def category(problem: str) -> str:
-    """What kind of thing is wrong, without the numbers of a hidden test."""
-    for words, said in (
-        ("your code raised", problem), ("your code was", problem), ("your code ended", problem),
-        ("your code used", problem), ("your code took", problem), ("your code sent", problem),
-        ("your code returned shape", "your code returned a tensor of another shape than expected"),
-        ("your code returned dtype", "your code returned another dtype than expected"),
-        ("your code returned", problem),
-        ("the value is right but carries no gradient", problem),
-        ("gradient", "the value is right, a gradient is not"),
-    ):
-        if problem.startswith(words):
-            return said
-    return "your values differ from the right ones"
 
 
 # ── quiz, diagnose ──────────────────────────────────────────────────────────────────────────────
@@ -181,7 +146,7 @@ def intervene(task: Task, submission: Submission, sandbox: Sandbox, seed: int, s
     if problem:
         return [test(name, points, 0, problem) for name, points in worths.items()], {}
     generator = task.generator(seed, student)
-    seeds = [int(s) for s in worker.torch.randint(0, 2**31 - 1, (task.checks.get("SEEDS", 3),),
+    seeds = [int(s) for s in torch.randint(0, 2**31 - 1, (task.checks.get("SEEDS", 3),),
                                                   generator=generator)]
     results, why = in_time(task, config, seeds)
     if why:
@@ -235,10 +200,8 @@ def in_time(task: Task, config: Mapping[str, Any], seeds: list[int]) -> tuple[li
 def run_experiment(folder: str, name: str, config: dict[str, Any], seeds: list[int],
                    results: Any) -> None:
     """In a process of its own: the trusted experiment of NAME_checks.py on each seed."""
-    from pathlib import Path
-
     try:
-        run: Callable[..., Any] = worker.load(Path(folder) / f"{name}_checks.py")["run"]
+        run: Callable[..., Any] = load(Path(folder) / f"{name}_checks.py")["run"]
         results.put(("done", [run(config, seed) for seed in seeds]))
     except Exception as error:
         results.put(("error", f"{type(error).__name__}: {error}"))

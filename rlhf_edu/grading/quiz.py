@@ -4,8 +4,7 @@ import secrets
 from typing import Any
 
 from rlhf_edu import InputError
-from rlhf_edu.grading.assignment import load_assignment
-from rlhf_edu.grading.check import SOLUTIONS
+from rlhf_edu.grading.assignment import SOLUTIONS, load_assignment
 from rlhf_edu.grading.kinds import judge_answer
 
 

@@ -4,6 +4,8 @@ Whatever happens in there, an answer comes back here as numbers or as words that
 none. When `ask` returns, nothing that the student's code has started is alive any more. One sandbox
 serves many submissions, one after another, where Landlock keeps a worker from its zygote; elsewhere
 `renew` starts a fresh one for each.
+Only Linux has what a zygote needs. On other systems each question gets a Python of its own, which
+is slower, and what the student's code leaves running there is not found.
 """
 
 import contextlib
@@ -11,7 +13,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +43,8 @@ class Question:
     gradient_of: list[str] = field(default_factory=list)
     seconds: float = 10.0  # for one call
     load_seconds: float = 20.0  # for the file itself, its imports included
+    chances: int = 3  # workers that may be lost before the other calls are not made
+    most_printed: int = 10**12  # bytes; what is beyond the first 4 kB is thrown away
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,9 @@ class Sandbox:
     def __init__(self, level: str, hidden: list[Path], slot: int = 0) -> None:
         """`hidden` must not be readable in there."""
         self.level, self.slot = level, slot
-        libraries = [str(Path(module.__file__ or "").parents[1]) for module in (torch, np)]
-        self.readable = isolation.readable_places(libraries, [str(HERE.parent), *map(str, hidden)])
+        self.libraries = [str(Path(module.__file__ or "").parents[1]) for module in (torch, np)]
+        self.readable = isolation.readable_places(
+            self.libraries, [str(HERE.parent), *map(str, hidden)]) if isolation.FORKS else []
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Sandbox":
@@ -73,21 +80,26 @@ class Sandbox:
 
     def ask(self, question: Question) -> Asked:
         """All answers to one question; if the zygote is lost, the missing ones say so."""
-        n, files = len(question.calls), question.files
+        job = {
+            "level": self.level, "readable": self.readable,
+            "uid": FIRST_WORKER + self.slot if isolation.FORKS and os.geteuid() == 0 else 0,
+            "files": [[name, len(content)] for name, content in question.files.items()],
+            "calls": len(question.calls),
+            "cpu_seconds": 2 * (question.load_seconds + len(question.calls) * question.seconds)
+            + 10,
+        } | {name: getattr(question, name) for name in (
+            "file", "parts", "function", "gradient_of", "seconds", "load_seconds", "chances",
+            "most_printed")}
+        return (self._ask_zygote if isolation.FORKS else self._ask_alone)(question, job)
+
+    def _ask_zygote(self, question: Question, job: dict[str, Any]) -> Asked:
+        n = len(question.calls)
         answers: list[dict[str, Any]] = []
         failed: dict[str, Any] | None = None
-        job = {
-            "level": self.level, "uid": FIRST_WORKER + self.slot if os.geteuid() == 0 else 0,
-            "readable": self.readable, "files": [[name, len(files[name])] for name in files],
-            "file": question.file, "parts": question.parts, "function": question.function,
-            "gradient_of": question.gradient_of, "seconds": question.seconds,
-            "load_seconds": question.load_seconds, "calls": n,
-            "cpu_seconds": 2 * (question.load_seconds + n * question.seconds) + 10,
-        }
         deadline = time.monotonic() + 3 * (question.load_seconds + n * question.seconds) + 60
         try:
             commands, replies = self._pipes()
-            wire.send(commands, job, list(files.values()), deadline)
+            wire.send(commands, job, list(question.files.values()), deadline)
             for call in question.calls:
                 blobs: list[bytes] = []
                 wire.send(commands, {"arguments": wire.describe(call, blobs)}, blobs, deadline)
@@ -107,12 +119,83 @@ class Sandbox:
             lost = {"stopped": "ended the process that was to run it"}
             return Asked(answers + [lost] * (n - len(answers)), "")
 
+    def _ask_alone(self, question: Question, job: dict[str, Any]) -> Asked:
+        """The same without a zygote: files in place of pipes, a new Python in place of a fork."""
+        answers: list[dict[str, Any]] = []
+        printed, lost = "", 0
+        while len(answers) < len(question.calls):
+            if lost == question.chances:
+                answers.append({"stopped": wire.NOT_CALLED})
+                continue
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+                folder = Path(name)
+                (folder / "scratch").mkdir()
+                for file, content in question.files.items():
+                    (folder / "files" / file).parent.mkdir(parents=True, exist_ok=True)
+                    (folder / "files" / file).write_bytes(content)
+                with (folder / "calls").open("wb") as calls:
+                    calls.write(wire.message(job | {"folder": str(folder / "files")}, []))
+                    for call in question.calls[len(answers):]:
+                        blobs: list[bytes] = []
+                        tree = wire.describe(call, blobs)
+                        calls.write(wire.message({"arguments": tree}, blobs))
+                (folder / "answers").touch()
+                stopped = self._run_alone(question, folder)
+                with (folder / "printed").open("rb") as said:
+                    printed += said.read(4097).decode(errors="replace")
+                heard = list(self._messages(folder / "answers"))
+            first = heard[0][0] if heard else {"stopped": stopped}
+            if "loaded" not in first:
+                failed = self._read(first, memoryview(b""))
+                if not answers:
+                    return Asked([], printed, failed)
+                first, heard, stopped = {}, heard[:1], "could not be loaded again"
+            answers += [self._read(header, raw) for header, raw in heard[1:]]
+            if len(answers) < len(question.calls):
+                answers.append({"stopped": stopped})
+                lost += 1
+        return Asked(answers[:len(question.calls)], printed[:8192])
+
+    def _run_alone(self, question: Question, folder: Path) -> str:
+        """Run worker.py until it ends by itself or must be stopped; how it ended, in words."""
+        threads = {name: value for name, value in isolation.ENVIRONMENT.items() if value == "1"}
+        with (folder / "printed").open("wb") as printed:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-X", "utf8", "-u", str(HERE / "worker.py"), str(folder),
+                 *self.libraries], stdin=subprocess.DEVNULL, stdout=printed,
+                stderr=subprocess.STDOUT, cwd=folder / "scratch", env=os.environ | threads)
+        heard, seconds = 0, START_SECONDS + question.load_seconds
+        deadline = time.monotonic() + seconds
+        try:
+            while process.poll() is None:
+                if (size := (folder / "answers").stat().st_size) > heard:
+                    heard, seconds = size, question.seconds
+                    deadline = time.monotonic() + seconds
+                if time.monotonic() > deadline:
+                    return (f"was still running after {seconds:g} seconds: is there a loop "
+                            "without end?")
+                if (folder / "printed").stat().st_size > min(question.most_printed, 10**9):
+                    megabytes = min(question.most_printed, 10**9) // 1_000_000
+                    return f"printed more than {megabytes} MB: is there a loop without end?"
+                time.sleep(0.02)
+            return isolation.how_it_ended(process.returncode)
+        finally:
+            process.kill()
+            process.wait()
+
+    def _messages(self, file: Path) -> Iterator[tuple[dict[str, Any], memoryview]]:
+        """The whole messages in a file; a last one without its end was cut off."""
+        with file.open("rb", buffering=0) as messages, contextlib.suppress(wire.WireError):
+            while True:
+                yield wire.receive(messages.fileno())
+
     def _read(self, header: dict[str, Any], raw: memoryview) -> dict[str, Any]:
         """An answer as far as it can be believed to be one."""
         if "value" not in header:
             error = header.get("error")
             if isinstance(error, dict):
-                words = {k: str(error.get(k) or "")[:1000] for k in ("type", "message", "text")}
+                words = {name: str(error.get(name) or "")[:1000]
+                         for name in ("type", "message", "text", "place")}
                 line = error.get("line")
                 return {"error": words | {"line": line if isinstance(line, int) else None}}
             if header.get("missing") is True:
@@ -138,12 +221,12 @@ class Sandbox:
     def _start(self) -> None:
         if self.level == "bubblewrap":
             files = {str(HERE / f"{name}.py"): f"/grading/{name}.py"
-                     for name in ("zygote", "isolation", "wire")}
+                     for name in ("zygote", "worker", "isolation", "wire")}
             command = isolation.bubblewrap(
-                [sys.executable, "-I", "/grading/zygote.py"], self.readable, files)
+                [sys.executable, "-I", "/grading/zygote.py", *self.libraries], self.readable, files)
             environment = None
         else:
-            command = [sys.executable, "-I", str(HERE / "zygote.py")]
+            command = [sys.executable, "-I", str(HERE / "zygote.py"), *self.libraries]
             environment = isolation.ENVIRONMENT
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,

@@ -9,11 +9,14 @@ import json
 import os
 import re
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 MAX_FILE, MAX_ALL, MAX_FILES = 5 * 2**20, 40 * 2**20, 500  # bytes, bytes, files
+# Neither a link is followed, should the file become one, nor a pipe waited for.
+READ = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 SECTION = re.compile(r"^# %%[ \t]*(\w*)[^\n]*$", re.M)
 
 
@@ -27,23 +30,24 @@ class Submission:
 
 def read_submission(given: Path) -> Submission:
     """Read a folder or a file, whatever is in it."""
-    files: dict[str, bytes] = {}
-    complaints: list[str] = []
     try:
         if not given.exists():
             return Submission({}, [f"there is no {given.name!r}"])
         if given.is_file():
-            paths = [given]
-            root = given.parent
-        else:
-            root = given
-            paths = sorted(Path(where) / name for where, folders, names in os.walk(given)
-                           for name in names if "__pycache__" not in where)
+            return read_files(given.parent, [given])
+        return read_files(given, sorted(
+            Path(where) / name for where, _, names in os.walk(given)
+            for name in names if "__pycache__" not in where))
     except OSError as error:
         return Submission({}, [f"{given.name!r} cannot be read: {error.strerror}"])
+
+
+def read_files(root: Path, paths: Iterable[Path]) -> Submission:
+    """Read these files of a folder; what is too large, a link or no plain file is left out."""
+    files: dict[str, bytes] = {}
+    complaints = []
     for path in paths:
-        name = str(path.relative_to(root))
-        complaint = _read(path, name, files)
+        complaint = _read(path, path.relative_to(root).as_posix(), files)
         if complaint:
             complaints.append(complaint)
     return Submission(files, complaints)
@@ -53,9 +57,11 @@ def _read(path: Path, name: str, files: dict[str, bytes]) -> str | None:
     """Add one file; or say why not."""
     shown = name.encode(errors="replace").decode()
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return f"{shown!r} was left out: it is a link, or cannot be opened"
+        if path.is_symlink():
+            return f"{shown!r} was left out: it is a link"
+        fd = os.open(path, READ)
+    except OSError as error:
+        return f"{shown!r} was left out: it cannot be opened ({error.strerror})"
     with os.fdopen(fd, "rb") as file:
         about = os.fstat(fd)
         if not stat.S_ISREG(about.st_mode):

@@ -25,6 +25,7 @@ MAX_HEADER, MAX_BYTES, MAX_DEPTH, MAX_ITEMS = 4 * 2**20, 64 * 2**20, 8, 10_000
 DTYPES = {str(d).removeprefix("torch."): d for d in (
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32,
     torch.int16, torch.int8, torch.uint8, torch.bool)}
+NOT_CALLED = "was not called: it had run into trouble before"
 
 
 class WireError(Exception):
@@ -73,6 +74,19 @@ def _array(library: str, dtype: str, shape: list[int], raw: bytes, blobs: list[b
         return {"kind": "other", "type": f"an array of more than {MAX_BYTES // 2**20} MB"}
     blobs.append(raw)
     return {"kind": library, "dtype": dtype, "shape": shape, "bytes": len(raw)}
+
+
+def copy(value: Any) -> Any:
+    """A value as it is after travelling."""
+    blobs: list[bytes] = []
+    tree = describe(value, blobs)
+    return rebuild(tree, memoryview(b"".join(blobs)))
+
+
+def as_bytes(value: Any) -> bytes:
+    """A value as it travels: equal bytes, equal values."""
+    blobs: list[bytes] = []
+    return message(describe(value, blobs), blobs)
 
 
 def rebuild(tree: Any, raw: memoryview) -> Any:
@@ -189,9 +203,9 @@ def _read(fd: int, size: int, deadline: float) -> bytes:
 
 
 def _wait(fd: int, deadline: float, write: bool = False) -> None:
-    if deadline == math.inf and not write:
+    if deadline == math.inf:
         return
-    left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
+    left = max(0.0, deadline - time.monotonic())
     ready = select.select([] if write else [fd], [fd] if write else [], [], left)
     if not (ready[0] or ready[1]):
         raise TimeoutError

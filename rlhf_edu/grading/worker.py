@@ -1,126 +1,186 @@
-"""The process in which a student's file runs: it reads calls, makes them, and writes the answers.
+"""The process in which a student's file runs: locked in first, then the file, then the calls.
 
-Started by check.py as a plain script, `python worker.py FOLDER`, so that whatever the student's
-code does to its process (hang, crash, patch torch) happens here and not where answers are judged.
-FOLDER/job.json holds {"file", "function", "gradient_of", "calls": [arguments, ...]}; one JSON
-line per step goes to FOLDER/answers.jsonl: first {"loaded": true}, then an answer to each call.
-An answer is {"value", "gradients"}, or {"error"} when the student's code raised. Tensors travel
-as dtype, shape and numbers; neither the expected values nor the wrong variants ever come here.
-
-This file imports torch and the standard library only, and is read as a module by check.py for
-`pack` and `unpack`.
+It holds neither solutions nor tolerances: there is nothing here to be read. Calls come in and
+answers go out as messages (see wire.py); `python worker.py FOLDER` reads them from files in FOLDER,
+for systems on which a zygote cannot fork it. `answer` is also what the checker calls to have the
+right answers, so both sides differentiate alike.
+Beside this file nothing of the package is to be found in there, but isolation.py and wire.py.
 """
 
-import json
+import contextlib
+import ctypes
+import importlib.abc
+import io
+import os
 import sys
+import tempfile
 import traceback
 import types
-from pathlib import Path
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
-if __name__ == "__main__":
-    # Python put this folder first on the path. Off with it before torch is imported, or a file
-    # here would stand in for a module of the same name.
-    sys.path.pop(0)
+if __name__ == "__main__":  # the checker says where torch is: in a user's own folder, perhaps
+    sys.path += [place for place in sys.argv[2:] if place not in sys.path]
 
 import numpy as np
 import torch
-from torch import Tensor
 
-NUMPY_DTYPES = ("float64", "float32", "float16", "int64", "int32", "bool")
-MAX_NUMBERS = 100_000  # a larger result travels as dtype and shape alone
+if __package__:
+    from rlhf_edu.grading import isolation, wire
+else:
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import isolation  # type: ignore[import-not-found,no-redef]
+    import wire  # type: ignore[import-not-found,no-redef]
 
+    sys.path.pop(0)
 
-def pack(value: Any) -> dict[str, Any]:
-    """A tensor as {"dtype", "shape", "numbers"}; anything else as {"type": its name}.
-
-    A numpy array is packed like a tensor, with "numpy" added.
-    """
-    if isinstance(value, np.ndarray) and str(value.dtype) in NUMPY_DTYPES:
-        return pack(torch.from_numpy(np.array(value))) | {"numpy": True}
-    if not isinstance(value, Tensor):
-        return {"type": type(value).__name__}
-    flat = value.detach().cpu().flatten()
-    small = flat.numel() <= MAX_NUMBERS and not flat.is_complex()
-    numbers = flat.tolist() if small else None
-    dtype = str(value.dtype).removeprefix("torch.")
-    return {"dtype": dtype, "shape": list(value.shape), "numbers": numbers}
+KEEPCAPS, DAC_READ_SEARCH = 8, 2
 
 
-def unpack(packed: Any) -> Any:
-    """The tensor that `pack` described; numbers, strings and None come back as they are."""
-    if not isinstance(packed, dict):
-        return packed
-    dtype = getattr(torch, packed["dtype"])
-    return torch.tensor(packed["numbers"], dtype=dtype, device="cpu").reshape(packed["shape"])
+class Forbidden(importlib.abc.MetaPathFinder):
+    """The package holds the answers to most exercises, so it is not to be had here."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None,
+                  target: types.ModuleType | None = None) -> None:
+        """Refuse rlhf_edu with a message for people; leave all else to others."""
+        if name.partition(".")[0] == "rlhf_edu":
+            raise ImportError(f"{name} is not there while your code is graded: the exercise is to "
+                              "write it yourself")
 
 
-def load(file: Path) -> dict[str, Any]:
-    """Run a Python file and return its names. Compiled from the source: no stale bytecode."""
-    module = types.ModuleType(f"exercise_file_{file.stem}")
-    module.__file__ = str(file)
-    sys.modules[module.__name__] = module  # dataclasses look their module up here
-    exec(compile(file.read_bytes(), str(file), "exec"), module.__dict__)
-    return module.__dict__
+def lock_in(job: dict[str, Any], scratch: str) -> None:
+    """Give up every right that the question does not need."""
+    level, uid = job["level"], job["uid"]
+    os.setsid()
+    isolation.die_with_parent()
+    if uid and level != "weak":
+        # Limits do not bind root. Of root's powers one is kept, to read what only root may (the
+        # Python in somebody's home): Landlock says what that is.
+        libc = ctypes.CDLL(None)
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        libc.prctl(KEEPCAPS, 1, 0, 0, 0)
+        os.setresuid(uid, uid, uid)
+        header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+        keep = 1 << DAC_READ_SEARCH if isolation.landlock_abi() else 0
+        libc.capset(header, (ctypes.c_uint32 * 6)(keep, keep, 0, 0, 0, 0))
+    isolation.limit(int(job["cpu_seconds"]))
+    if level != "weak" and isolation.landlock_abi():
+        isolation.landlock([*job["readable"], job["folder"]], [scratch, "/dev/null"])
 
 
-def answer(function: Any, arguments: dict[str, Any], gradient_of: list[str]) -> dict[str, Any]:
-    """Call the function and differentiate what it returns with respect to `gradient_of`.
+def usual_habits() -> None:
+    """Put back what a file may have changed for good: no habit of an honest one costs a mark."""
+    torch.set_default_dtype(torch.float32)
+    torch.set_grad_enabled(True)
+    np.seterr(all="warn")
+    warnings.simplefilter("default")
+    sys.setrecursionlimit(1000)
+
+
+def describe_error(error: BaseException, job: dict[str, Any]) -> dict[str, Any]:
+    """Type, message and the last line in the student's file of what was raised there."""
+    line: int | None = None
+    part: str | None = None
+    if isinstance(error, SyntaxError) and error.filename in job["compiled"]:
+        line, part = error.lineno, error.filename
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.filename in job["compiled"]:
+            line, part = frame.lineno, frame.filename
+    lines = job["compiled"].get(part, "").split("\n")
+    described = {
+        "type": type(error).__name__[:100], "message": "", "line": line,
+        "text": lines[line - 1].strip()[:200] if line and line <= len(lines) else None,
+        "place": "its cell" if job["file"].endswith(".ipynb") else "your file"}
+    with contextlib.suppress(BaseException):  # a message may be code of the student's
+        message = error.msg if isinstance(error, SyntaxError) else str(error)
+        described["message"] = str(message)[:1000]
+    return described
+
+
+def answer(function: Callable[..., Any], arguments: dict[str, Any],
+           gradient_of: list[str]) -> dict[str, Any]:
+    """Call the function, and differentiate what it returns with respect to `gradient_of`.
 
     A single number is differentiated, and an input it does not depend on has gradient zero. With
     no gradient at all, "gradients" is None. Each input is a copy made inside the graph, so that
-    code which changes its inputs in place still gets its gradient.
+    code which changes its inputs in place still gets its gradient; that it did is noted.
     """
-    leaves = {name: arguments[name].clone().requires_grad_() for name in gradient_of}
+    given = {name: wire.copy(value) for name, value in arguments.items()}
+    leaves = {name: given[name].requires_grad_() for name in gradient_of}
     with torch.enable_grad():
-        value = function(**(arguments | {name: leaf.clone() for name, leaf in leaves.items()}))
-        gradients = None
-        if isinstance(value, Tensor) and value.requires_grad and value.numel() == 1:
-            found = torch.autograd.grad(value.sum(), list(leaves.values()), materialize_grads=True)
-            gradients = {name: pack(g) for name, g in zip(leaves, found, strict=True)}
-    return {"value": pack(value), "gradients": gradients}
+        given |= {name: leaf.clone() for name, leaf in leaves.items()}
+        value = function(**given)
+    changed = [name for name, value in arguments.items()
+               if wire.as_bytes(given[name]) != wire.as_bytes(value)]
+    gradients = None
+    if leaves and isinstance(value, torch.Tensor) and value.requires_grad and value.numel() == 1:
+        total = torch.Tensor.sum(value)
+        found = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
+        gradients = dict(zip(leaves, found, strict=True))
+    return {"value": value, "gradients": gradients, "changed": changed}
 
 
-def describe(error: BaseException, file: Path) -> dict[str, Any]:
-    """Type, message and the last line in the student's file of what was raised there."""
-    line, text = None, None
-    if isinstance(error, SyntaxError) and error.filename == str(file):
-        line, text = error.lineno, error.text
-    for frame in traceback.extract_tb(error.__traceback__):
-        if frame.filename == str(file):
-            line, text = frame.lineno, frame.line
-    message = error.msg if isinstance(error, SyntaxError) else str(error)
-    text = text.strip() if text else None
-    return {"type": type(error).__name__, "message": message, "line": line, "text": text}
+def be_worker(job: dict[str, Any], scratch: str, calls: int, answers: int) -> None:
+    """The life of a worker, once it is locked in: read the student's file, answer calls."""
+    os.chdir(scratch)
+    tempfile.tempdir = os.environ["TMPDIR"] = os.environ["HOME"] = scratch
+    file = job["file"]
 
+    def say(header: dict[str, Any], blobs: list[bytes]) -> None:
+        wire.send(answers, header, blobs)
 
-def main(folder: Path) -> None:
-    """Do the job in `folder`; every answer is on disk before the next call is made."""
-    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    file = Path(job["file"])
-    sys.path.append(str(file.parent))  # last: helpers beside the file are found, torch stays torch
-    with (folder / "answers.jsonl").open("w", encoding="utf-8") as answers:
-
-        def say(message: dict[str, Any]) -> None:
-            answers.write(json.dumps(message) + "\n")
-            answers.flush()
-
+    for ours in ("isolation", "wire", "worker"):  # a helper of the student may be called so
+        sys.modules.pop(ours, None)
+    sys.meta_path.insert(0, Forbidden())
+    sys.path.append(job["folder"])  # last: helpers beside the file are found, torch stays torch
+    sys.argv = [file]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # what was printed before a crash is kept
+    module = types.ModuleType("your_code")
+    module.__file__ = file
+    sys.modules["your_code"] = module  # dataclasses look their module up here
+    names: dict[str, Any] = module.__dict__
+    # A file, or the parts of one that belong to the question: each compiled under its own name, so
+    # that an error is found again.
+    job["compiled"] = {f"{file}:{i}" if i else file: part for i, part in enumerate(job["parts"])}
+    try:
+        for name, part in job["compiled"].items():
+            exec(compile(part, name, "exec"), names)
+    except BaseException as error:  # also SystemExit: a student's file may call exit()
+        say({"error": describe_error(error, job)}, [])
+        return
+    function = names.get(job["function"])
+    if not callable(function):
+        say({"missing": True}, [])
+        return
+    say({"loaded": True}, [])
+    while True:
         try:
-            names = load(file)
-        except BaseException as error:  # also SystemExit: a student's file may call exit()
-            say({"error": describe(error, file)})
+            header, raw = wire.receive(calls)
+        except wire.WireError:  # there are no more
             return
-        if not callable(names.get(job["function"])):
-            say({"missing": True})
-            return
-        say({"loaded": True})
-        for call in job["calls"]:
-            arguments = {name: unpack(packed) for name, packed in call.items()}
-            try:
-                say(answer(names[job["function"]], arguments, job["gradient_of"]))
-            except BaseException as error:
-                say({"error": describe(error, file)})
+        arguments = wire.rebuild(header["arguments"], raw)
+        blobs: list[bytes] = []
+        try:
+            usual_habits()
+            found = answer(function, arguments, job["gradient_of"])
+            found |= {what: wire.describe(found[what], blobs) for what in ("value", "gradients")}
+            sys.stdout.flush()
+        except BaseException as error:
+            found, blobs = {"error": describe_error(error, job)}, []
+        say(found, blobs)
+
+
+def main(folder: str) -> None:
+    """A worker that nobody forked: the job and its calls are a file, and so are the answers."""
+    scratch = os.path.join(folder, "scratch")
+    with open(os.path.join(folder, "calls"), "rb", buffering=0) as calls:
+        with open(os.path.join(folder, "answers"), "wb", buffering=0) as answers:
+            job, _ = wire.receive(calls.fileno())
+            be_worker(job, scratch, calls.fileno(), answers.fileno())
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1])

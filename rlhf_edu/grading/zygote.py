@@ -13,8 +13,6 @@ Left out: more than one question at a time; a checker starts as many zygotes as 
 """
 
 import contextlib
-import ctypes
-import importlib.abc
 import os
 import select
 import shutil
@@ -22,159 +20,29 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
-import types
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+# The checker says where torch is: in a user's own folder, perhaps.
+sys.path += [place for place in sys.argv[1:] if place not in sys.path]
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import isolation  # type: ignore[import-not-found]  # noqa: E402
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import wire  # type: ignore[import-not-found]  # noqa: E402
+from worker import be_worker, lock_in  # type: ignore[import-not-found]  # noqa: E402
 
 sys.path.pop(0)
 
 PRINTED = 4096  # bytes of what a student's code prints that are kept
-REPLACED = 2  # workers that a question may use up before its other calls are not made
-KEEPCAPS, DAC_READ_SEARCH = 8, 2
 
 
-# ── In the worker ───────────────────────────────────────────────────────────────────────────────
-class Forbidden(importlib.abc.MetaPathFinder):
-    """The package holds the answers to most exercises, so it is not to be had here."""
-
-    def find_spec(self, name: str, path: Sequence[str] | None = None,
-                  target: types.ModuleType | None = None) -> None:
-        """Refuse rlhf_edu with a message for people; leave all else to others."""
-        if name.partition(".")[0] == "rlhf_edu":
-            raise ImportError(f"{name} is not there while your code is graded: the exercise is to "
-                              "write it yourself")
-
-
-def lock_in(job: dict[str, Any], scratch: str) -> None:
-    """Give up every right that the question does not need."""
-    os.chdir(scratch)
-    tempfile.tempdir = os.environ["TMPDIR"] = os.environ["HOME"] = scratch
-    level, uid = job["level"], job["uid"]
-    os.setsid()
-    isolation.die_with_parent()
-    if uid and level != "weak":
-        # Limits do not bind root. Of root's powers one is kept, to read what only root may (the
-        # Python in somebody's home): Landlock says what that is.
-        libc = ctypes.CDLL(None)
-        os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        libc.prctl(KEEPCAPS, 1, 0, 0, 0)
-        os.setresuid(uid, uid, uid)
-        header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-        keep = 1 << DAC_READ_SEARCH if isolation.landlock_abi() else 0
-        libc.capset(header, (ctypes.c_uint32 * 6)(keep, keep, 0, 0, 0, 0))
-    isolation.limit(int(job["cpu_seconds"]))
-    if level != "weak" and isolation.landlock_abi():
-        isolation.landlock([*job["readable"], job["folder"]], [scratch, "/dev/null"])
-
-
-def usual_habits() -> None:
-    """Put back what a file may have changed for good: no habit of an honest one costs a mark."""
-    torch.set_default_dtype(torch.float32)
-    torch.set_grad_enabled(True)
-    np.seterr(all="warn")
-    warnings.simplefilter("default")
-    sys.setrecursionlimit(1000)
-
-
-def describe_error(error: BaseException, file: str) -> dict[str, Any]:
-    """Type, message and the last line in the student's file of what was raised there."""
-    line, text = None, None
-    if isinstance(error, SyntaxError) and error.filename == file:
-        line, text = error.lineno, error.text
-    for frame in traceback.extract_tb(error.__traceback__):
-        if frame.filename == file:
-            line, text = frame.lineno, frame.line
-    with contextlib.suppress(BaseException):  # a message may be code of the student's
-        message = error.msg if isinstance(error, SyntaxError) else str(error)
-        return {"type": type(error).__name__[:100], "message": str(message)[:1000], "line": line,
-                "text": str(text).strip()[:200] if text else None}
-    return {"type": type(error).__name__[:100], "message": "", "line": line, "text": None}
-
-
-def as_bytes(value: Any) -> bytes:
-    """A value as it would travel: equal bytes, equal values."""
-    blobs: list[bytes] = []
-    return bytes(wire.message(wire.describe(value, blobs), blobs))
-
-
-def answer(function: Callable[..., Any], arguments: dict[str, Any], gradient_of: list[str],
-           blobs: list[bytes]) -> dict[str, Any]:
-    """Call the function, and differentiate what it returns with respect to `gradient_of`.
-
-    A single number is differentiated, and an input it does not depend on has gradient zero. With
-    no gradient at all, "gradients" is None. Each input is a copy made inside the graph, so that
-    code which changes its inputs in place still gets its gradient; that it did is noted.
-    """
-    leaves = {name: arguments[name].clone().requires_grad_() for name in gradient_of}
-    given = arguments | {name: leaf.clone() for name, leaf in leaves.items()}
-    before = {name: as_bytes(v) for name, v in given.items()}
-    value = function(**given)
-    changed = [name for name, v in given.items() if as_bytes(v) != before[name]]
-    gradients = None
-    if leaves and isinstance(value, torch.Tensor) and value.requires_grad and value.numel() == 1:
-        total = torch.Tensor.sum(value)
-        found = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
-        gradients = dict(zip(leaves, found, strict=True))
-    return {"value": wire.describe(value, blobs), "gradients": wire.describe(gradients, blobs),
-            "changed": changed}
-
-
-def be_worker(job: dict[str, Any], scratch: str, calls: int, answers: int) -> None:
-    """The life of a worker: lock itself in, read the student's file, answer calls."""
-    lock_in(job, scratch)
-    file = job["file"]
-
-    def say(header: dict[str, Any], blobs: list[bytes]) -> None:
-        wire.send(answers, header, blobs)
-
-    sys.meta_path.insert(0, Forbidden())
-    sys.path.append(job["folder"])  # last: helpers beside the file are found, torch stays torch
-    sys.argv = [file]
-    module = types.ModuleType("student")
-    module.__file__ = file
-    sys.modules["student"] = module  # dataclasses look their module up here
-    names: dict[str, Any] = module.__dict__
-    try:
-        for part in job["parts"]:  # a file, or the parts of one that belong to the question
-            exec(compile(part, file, "exec"), names)
-    except BaseException as error:  # also SystemExit: a student's file may call exit()
-        say({"error": describe_error(error, file)}, [])
-        return
-    function = names.get(job["function"])
-    if not callable(function):
-        say({"missing": True}, [])
-        return
-    say({"loaded": True}, [])
-    while True:
-        header, raw = wire.receive(calls)
-        arguments = wire.rebuild(header["arguments"], raw)
-        blobs: list[bytes] = []
-        try:
-            usual_habits()
-            found = answer(function, arguments, job["gradient_of"], blobs)
-            sys.stdout.flush()
-        except BaseException as error:
-            found, blobs = {"error": describe_error(error, file)}, []
-        say(found, blobs)
-
-
-# ── In the zygote ───────────────────────────────────────────────────────────────────────────────
 class Worker:
     """A forked worker: its process, the pipes to it, and what it prints."""
 
     def __init__(self, job: dict[str, Any], scratch: str, printed: bytearray) -> None:
         to_worker, from_worker, output = os.pipe(), os.pipe(), os.pipe()
-        self.job, self.printed = job, printed
+        self.job, self.printed, self.flood = job, printed, 0
         self.calls, self.answers, self.output = to_worker[1], from_worker[0], output[0]
         self.pid = os.fork()
         if self.pid == 0:
@@ -189,6 +57,7 @@ class Worker:
                 os.dup2(from_worker[1], answers)
                 os.closerange(3, calls)
                 os.closerange(answers + 1, 4096)
+                lock_in(job, scratch)
                 be_worker(job, scratch, calls, answers)
                 sys.stdout.flush()
             os._exit(0)
@@ -207,6 +76,9 @@ class Worker:
                 looked = now
                 if isolation.memory_below() > 1.5 * isolation.MEMORY:
                     return f"took more than {isolation.MEMORY // 2**30} GB of memory"
+                if self.flood > self.job["most_printed"]:
+                    megabytes = self.job["most_printed"] // 1_000_000
+                    return f"printed more than {megabytes} MB: is there a loop without end?"
             ready, _, _ = select.select([self.answers, self.output], [], [], 0.05)
             if self.output in ready:
                 self._drain()
@@ -223,6 +95,7 @@ class Worker:
     def _drain(self) -> None:
         with contextlib.suppress(BlockingIOError):
             part = os.read(self.output, 65536)
+            self.flood += len(part)
             self.printed += part[: max(0, PRINTED + 1 - len(self.printed))]
 
     def _how_it_ended(self) -> str:
@@ -234,8 +107,7 @@ class Worker:
                     code = os.waitstatus_to_exitcode(status)
                     if code == -signal.SIGXCPU or code == -signal.SIGKILL:
                         return "used up its time, or its memory"
-                    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
-                    return f"ended its Python process {how}"
+                    return isolation.how_it_ended(code)
                 time.sleep(0.05)
         return "sent something that is no answer"
 
@@ -267,8 +139,8 @@ def question(job: dict[str, Any], content: memoryview, calls: list[tuple[Any, by
     job["folder"] = tempfile.mkdtemp()
     write_files(job["folder"], job["files"], content)
     for arguments, raw in calls:
-        if lost > REPLACED:
-            reply({"answer": {"stopped": "was not called: it had run into trouble before"}}, b"")
+        if lost == job["chances"]:
+            reply({"answer": {"stopped": wire.NOT_CALLED}}, b"")
             continue
         if worker is None:
             scratch = tempfile.mkdtemp()
