@@ -22,11 +22,11 @@ What is different: size, and the gold score is a documented function. Left out: 
 large that the policy hardly moves.
 
 Refuted, if gold with the penalty were above (or below) that without it at the same distance; the
-picture's right panel has the sign. On five seeds that the settings were chosen on the bands
-spoke against it by a hair: in one band of four (β = 0.15, d from 0.5 to 1) gold was higher with the penalty, by 0.023
-of a score whose SD is about 1.4, just over 2 standard errors. In the others it was within them,
-with either sign. A run that a penalty holds in place stays longer at its distance, and so has had
-more updates there than the run that passed through.
+picture's right panel has the sign. On five seeds that the settings were chosen on the bands spoke
+against it by a hair: in one band of four (β = 0.15, d from 0.5 to 1) gold was higher with the
+penalty, by 0.023 of a score whose SD is about 1.4, just over 2 standard errors. In the others it
+was within them, with either sign. A run that a penalty holds in place stays longer at its distance,
+and so has had more updates there than the run that passed through.
 """
 
 import bisect
