@@ -13,7 +13,8 @@ ITEMS = [25, 42, 43, 50]
 def questions(generator: torch.Generator) -> list[dict[str, Any]]:
     """Six questions; the numbers of the last two are each student's own."""
     u, v = torch.rand(2, generator=generator).tolist()
-    p, q = round(0.6 + 0.3 * u, 2), round(0.1 + 0.3 * v, 2)  # apart, so that the KL is not near 0
+    # Apart, so that the KL is not near 0; and p + q is not near 1, where both directions are equal.
+    p, q = round(0.75 + 0.2 * u, 2), round(0.3 + 0.2 * v, 2)
     beta = round(0.05 + 0.2 * float(torch.rand(1, generator=generator)), 2)
     log = torch.log(torch.tensor([p, q, 1 - p, 1 - q], dtype=torch.float64)).tolist()
     exact = p * (log[0] - log[1]) + (1 - p) * (log[2] - log[3])

@@ -22,8 +22,8 @@ import torch
 
 from rlhf_edu import InputError
 from rlhf_edu.cli import main
-from rlhf_edu.grading import classroom, isolation, kinds, wire
-from rlhf_edu.grading.assignment import load_assignment
+from rlhf_edu.grading import bank, classroom, isolation, kinds, wire
+from rlhf_edu.grading.assignment import SOLUTIONS, load_assignment
 from rlhf_edu.grading.classroom import late_score
 from rlhf_edu.grading.grade import grade_submission, new_sandbox
 from rlhf_edu.grading.sandbox import Question
@@ -312,6 +312,37 @@ def test_a_right_answer_has_full_marks_on_many_seeds(best, tasks):
         assert grade_submission(file, tasks, seed, best)["score"] == 12
 
 
+def test_a_bank_is_killed_to_the_last_answer(capsys):
+    assert bank.main(FIXTURE, seeds=3) == 0
+    assert capsys.readouterr().out.count("3 of 3") == 3
+    assert bank.main(KINDS_FIXTURE, seeds=1) == 0
+    assert capsys.readouterr().out.count("1 of 1") == 4
+
+
+def test_the_packages_own_questions_have_banks_of_eight_and_more(capsys):
+    assert bank.main(SOLUTIONS, seeds=10) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert len(lines) == len(load_assignment(SOLUTIONS))
+    for line in lines:
+        name, *_, wrong, killed, named = line.split()
+        assert (int(wrong) >= 8, killed, named) == (True, "100.0%", "100.0%"), line
+
+
+@pytest.mark.parametrize("old, new, words", [
+    ("np.clip(np.exp(old - new), 1 - e, 1 + e)", "np.clip(np.exp(new - old), 1 - e, 1 + e)",
+     "SURVIVED: the ratio inverted"),
+    ("np.clip(np.exp(old - new), 1 - e, 1 + e)", "np.exp(new - old)",
+     "not named: the ratio without the clip"),
+    ("np.exp(np.asarray(logp)", "np.exp(np.random.rand() + np.asarray(logp)",
+     "the right answer lost marks"),
+])
+def test_what_a_bank_does_not_kill_is_said(old, new, words, tmp_path, capsys):
+    for file in ("q1.py", "q1_checks.py"):
+        (tmp_path / file).write_text((FIXTURE / file).read_text().replace(old, new))
+    assert bank.main(tmp_path, seeds=2) == 1
+    assert words in capsys.readouterr().out
+
+
 # ── Bad input ───────────────────────────────────────────────────────────────────────────────────
 BAD = {
     "empty file": ({"q1.py": b""}, "is empty"),
@@ -465,8 +496,8 @@ def test_a_diagnosis_is_a_cause_and_where_the_evidence_is(answers):
 
 def test_an_intervention_is_run_on_hidden_seeds(answers):
     q = answers("change", beta=0.4)
-    assert q["score"] == pytest.approx(4 + 3, abs=0.1)
-    assert "on the worst seed" in q["tests"][0]["message"]
+    assert q["score"] == 10 and "on the worst seed" in q["tests"][0]["message"]
+    assert answers("change", beta=0.0)["score"] == pytest.approx(4 * 0.84, abs=0.1)
 
 
 @pytest.mark.parametrize("config, words", [
@@ -686,7 +717,6 @@ def test_the_quiz_asks_and_explains(monkeypatch, capsys):
 
 
 def test_every_option_of_every_quiz_has_an_explanation():
-    from rlhf_edu.grading.check import SOLUTIONS
     for task in load_assignment(SOLUTIONS):
         if task.kind == "quiz":
             for q in task.checks["questions"](task.generator(1, "")):

@@ -7,6 +7,7 @@ ALLOWED = {"beta": (0.0, 1.0), "placement": ["reward", "loss"], "most changes": 
 POINTS = {"reward kept": 4, "regressions removed": 6}
 SECONDS = 20.0
 SEEDS = 3
+RIGHT = {"beta": 0.4}
 
 
 def run(config, seed):
@@ -19,4 +20,4 @@ def run(config, seed):
 def score(results):
     worst = min(results)
     return {"reward kept": (worst, f"{worst:.3f} on the worst seed"),
-            "regressions removed": (0.5, "half")}
+            "regressions removed": (sum(r > 0.9 for r in results) / len(results), "above 0.9")}
