@@ -60,6 +60,10 @@ def best(tasks):
         yield box
 
 
+def grade_path(path, *rest):
+    return grade_submission(read_submission(path), *rest)
+
+
 def scores(report):
     return {q["name"]: q["score"] for q in report["questions"]}
 
@@ -69,7 +73,7 @@ def scores(report):
 def test_a_submission_gets_what_is_fair(file, sandbox, tasks):
     fair = re.findall(r"(q\d)=(\d)\.\.(\d)", file.read_text(encoding="utf-8").splitlines()[1])
     assert fair
-    got = scores(grade_submission(file, tasks, 5, sandbox, "somebody"))
+    got = scores(grade_path(file, tasks, 5, sandbox, "somebody"))
     for question, low, high in fair:
         assert int(low) <= got[question] <= int(high), (question, got)
 
@@ -92,7 +96,7 @@ def clip_ratio(logp, old_logp, eps):
     time.sleep(0.3)
     return logp
 """)
-    grade_submission(tmp_path, tasks[:1], 5, sandbox)
+    grade_path(tmp_path, tasks[:1], 5, sandbox)
     for entry in filter(str.isdigit, os.listdir("/proc")):
         try:
             command = Path(f"/proc/{entry}/cmdline").read_bytes()
@@ -146,7 +150,7 @@ def test_helpers_beside_the_file_and_data_files_are_found(best, tasks, tmp_path)
     (tmp_path / "q1.py").write_text("import numpy as np\nfrom helper import ratio\n\n\n"
                                     "def clip_ratio(logp, old_logp, eps):\n"
                                     "    return np.clip(ratio(logp, old_logp), 1 - eps, 1 + eps)\n")
-    assert scores(grade_submission(tmp_path, tasks[:1], 5, best)) == {"q1": 4}
+    assert scores(grade_path(tmp_path, tasks[:1], 5, best)) == {"q1": 4}
 
 
 def test_a_helper_may_be_called_like_a_file_of_the_grader(best, tasks, tmp_path):
@@ -156,7 +160,7 @@ def test_a_helper_may_be_called_like_a_file_of_the_grader(best, tasks, tmp_path)
         "import wire, worker, isolation, zygote, your_helper\nassert wire.HERE\nnp = wire.np\n"
         "def clip_ratio(logp, old_logp, eps):\n"
         "    return np.clip(np.exp(logp - old_logp), 1 - eps, 1 + eps)\n")
-    assert scores(grade_submission(tmp_path, tasks[:1], 5, best)) == {"q1": 4}
+    assert scores(grade_path(tmp_path, tasks[:1], 5, best)) == {"q1": 4}
 
 
 @pytest.mark.parametrize("name, want", [("131_dataclass_helpers", {"q1": 4, "q2": 4}),
@@ -164,7 +168,7 @@ def test_a_helper_may_be_called_like_a_file_of_the_grader(best, tasks, tmp_path)
 def test_without_fork_the_grade_is_the_same(name, want, tasks, monkeypatch):
     monkeypatch.setattr(isolation, "FORKS", False)
     with new_sandbox("weak", tasks) as box:
-        got = scores(grade_submission(HERE / f"submissions/{name}.py", tasks[:2], 5, box))
+        got = scores(grade_path(HERE / f"submissions/{name}.py", tasks[:2], 5, box))
     assert got == want
 
 
@@ -174,11 +178,19 @@ def test_importing_the_package_says_to_write_it(best):
     assert error["type"] == "ImportError" and "write it yourself" in error["message"]
 
 
+def test_the_clock_of_a_busy_machine_costs_nothing(best):
+    code = "import time\ndef f(seconds):\n    time.sleep(seconds)\n    return 1\n"
+    asked = best.ask(Question("x.py", {}, [code], "f", [{"seconds": 1.0}, {"seconds": 60.0}],
+                              seconds=0.5))
+    assert asked.answers[0]["value"] == 1
+    assert asked.answers[1]["stopped"].startswith("had not answered after 2 seconds")
+
+
 # ── Words for students ──────────────────────────────────────────────────────────────────────────
 def graded(best, tasks, tmp_path, name, text):
     (tmp_path / f"{name}.py").write_text(text)
     task = [t for t in tasks if t.name == name]
-    return grade_submission(tmp_path, task, 5, best)["questions"][0]
+    return grade_path(tmp_path, task, 5, best)["questions"][0]
 
 
 def test_a_public_test_shows_numbers_and_a_hidden_one_its_category(best, tasks, tmp_path):
@@ -222,7 +234,7 @@ def test_an_error_in_a_notebook_names_the_line_of_its_cell(best, tasks, tmp_path
     (tmp_path / "homework.ipynb").write_text(notebook(
         ([], "import numpy as np\nx = 1\ny = 2\n"),
         (["q1"], "def clip_ratio(logp, old_logp, eps):\n    return logp + []['x']")))
-    q = grade_submission(tmp_path, tasks[:1], 5, best)["questions"][0]
+    q = grade_path(tmp_path, tasks[:1], 5, best)["questions"][0]
     assert "(line 2 of its cell: return logp + []['x'])" in q["tests"][0]["message"]
 
 
@@ -238,7 +250,7 @@ def assignment(tmp_path, best):
             f"import torch\nFUNCTION = 'f'\n{checks}\n"
             f"def tests(generator):\n    return [('one', 1, {inputs}, 'public')]\n")
         (tmp_path / "mine.py").write_text("import numpy as np\nimport torch\n" + student)
-        report = grade_submission(tmp_path / "mine.py", load_assignment(folder), 5, best)
+        report = grade_path(tmp_path / "mine.py", load_assignment(folder), 5, best)
         return report["questions"][0]["tests"][0]
     return grade
 
@@ -297,7 +309,7 @@ def test_a_solution_that_changes_its_inputs_spoils_nothing(assignment):
 # ── The same seed, the same grade ───────────────────────────────────────────────────────────────
 def test_the_same_seed_gives_the_same_report_and_another_other_inputs(best, tasks):
     file = HERE / "submissions/03_hardcode_public.py"
-    one, two = (json.dumps(grade_submission(file, tasks, 5, best, "s")) for _ in range(2))
+    one, two = (json.dumps(grade_path(file, tasks, 5, best, "s")) for _ in range(2))
     assert one == two
     task = tasks[0]
     drawn = {s: task.checks["tests"](task.generator(s, "s"))[2][2]["logp"].tolist() for s in (5, 6)}
@@ -309,7 +321,7 @@ def test_the_same_seed_gives_the_same_report_and_another_other_inputs(best, task
 def test_a_right_answer_has_full_marks_on_many_seeds(best, tasks):
     file = HERE / "submissions/100_torch_correct.py"
     for seed in range(1000, 1020):
-        assert grade_submission(file, tasks, seed, best)["score"] == 12
+        assert grade_path(file, tasks, seed, best)["score"] == 12
 
 
 def test_a_bank_is_killed_to_the_last_answer(capsys):
@@ -351,6 +363,12 @@ BAD = {
     "nothing": ({}, "no file answers this question"),
     "no function": ({"q1.py": b"x = 1\n"}, "no function called clip_ratio"),
     "no notebook": ({"q1.ipynb": b"{}"}, "is not a notebook"),
+    "a notebook without the function": ({"q1.ipynb": b'{"cells": []}'},
+                                        "no file answers this question"),
+    "no Python": ({"q1.docx": b"PK\x03\x04", "q1.txt": b"def clip_ratio(): pass"},
+                  "no file answers this question"),
+    "prose": ({"q1.py": b"Dear professor, my dog ate it.\n"}, "could not be loaded: SyntaxError"),
+    "another encoding": ({"q1.py": "x = 'Größe'".encode("utf-16")}, "not a text file"),
     "too large": ({"q1.py": b"#" * (50 * 2**20)}, "no file answers"),
 }
 
@@ -362,7 +380,7 @@ def test_bad_input_gets_a_clear_line(what, best, tasks, tmp_path):
     folder.mkdir()
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    report = grade_submission(folder, tasks[:1], 5, best)
+    report = grade_path(folder, tasks[:1], 5, best)
     assert report["score"] == 0
     assert words in report["questions"][0]["tests"][0]["message"]
 
@@ -373,9 +391,44 @@ def test_what_is_too_large_is_said(tmp_path):
 
 
 def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
-    (tmp_path / "q1.py").symlink_to(FIXTURE / "q1.py")
+    folder = tmp_path / "student"
+    folder.mkdir()
+    (folder / "q1.py").symlink_to(FIXTURE / "q1.py")
+    (folder / "more").symlink_to(FIXTURE, target_is_directory=True)
+    found = read_submission(folder)
+    assert not found.files
+    assert found.complaints == ["'more' was left out: it is a link", "'q1.py' was left out: it is "
+                                "a link"]
+
+
+def test_what_programs_leave_behind_is_not_the_students_work(best, tasks, tmp_path):
+    right = (HERE / "submissions/00_correct.py").read_text()
+    for place in (".ipynb_checkpoints/q1.py", "__MACOSX/q1.py", "__pycache__/q1.py",
+                  ".git/q1.py", "._q1.py"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_text("raise RuntimeError('an old version')\n")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/q1.py").write_text(right)
+    assert list(read_submission(tmp_path).files) == ["work/q1.py"]
+    assert scores(grade_path(tmp_path, tasks[:1], 5, best)) == {"q1": 4}
+
+
+def test_a_whole_environment_does_not_hide_the_answer(tmp_path):
+    (tmp_path / "env").mkdir()
+    for i in range(600):
+        (tmp_path / f"env/{i}.py").write_text("")
+    (tmp_path / "q1.py").write_text("x = 1")
     found = read_submission(tmp_path)
-    assert not found.files and "link" in found.complaints[0]
+    assert found.files["q1.py"] == b"x = 1" and len(found.complaints) == 1
+    assert found.complaints[0].startswith("101 more files were left out")
+
+
+def test_a_file_may_say_its_encoding(best, tasks, tmp_path):
+    text = "# -*- coding: latin-1 -*-\nimport numpy as np\nGRÖSSE = 'groß'\n" \
+           "def clip_ratio(logp, old_logp, eps):\n    assert len(GRÖSSE) == 4\n" \
+           "    return np.clip(np.exp(logp - old_logp), 1 - eps, 1 + eps)\n"
+    (tmp_path / "q1.py").write_bytes(text.replace("\n", "\r\n").encode("latin-1"))
+    assert scores(grade_path(tmp_path, tasks[:1], 5, best)) == {"q1": 4}
 
 
 def test_a_pipe_does_not_stop_the_grader(tmp_path):
@@ -387,7 +440,7 @@ def test_names_with_spaces_and_letters_of_other_alphabets(best, tasks, tmp_path)
     folder = tmp_path / "Løsning av Олег — 2"
     folder.mkdir()
     shutil.copy(HERE / "submissions/00_correct.py", folder / "min løsning 😀.py")
-    assert scores(grade_submission(folder, tasks[:2], 5, best)) == {"q1": 4, "q2": 4}
+    assert scores(grade_path(folder, tasks[:2], 5, best)) == {"q1": 4, "q2": 4}
 
 
 def notebook(*cells):
@@ -402,8 +455,26 @@ def test_a_notebook_answers_by_its_tagged_cells(best, tasks, tmp_path):
         (["q1"], ["def clip_ratio(logp, old_logp, eps):\n",
                   "    return np.clip(np.exp(logp - old_logp), 1 - eps, 1 + eps)"]),
         (["q2"], "raise RuntimeError('broken')")))
-    got = grade_submission(tmp_path, tasks[:2], 5, best)
+    got = grade_path(tmp_path, tasks[:2], 5, best)
     assert scores(got) == {"q1": 4, "q2": 0}
+
+
+def test_a_notebook_without_tags_answers_by_whatever_runs(best, tasks, tmp_path):
+    (tmp_path / "homework.ipynb").write_text(notebook(
+        (None, "import numpy as np"), ([], "files = !ls"),
+        ([], "def clip_ratio(logp, old_logp, eps):\n"
+             "    return np.clip(np.exp(logp - old_logp), 1 - eps, 1 + eps)"),
+        ([], "raise RuntimeError('broken')"), ([], "%%bash\nrm -rf /"),
+        ([], "def kl_penalty(logp, ref_logp, beta):\n    d = ref_logp - logp\n"
+             "    return beta * (np.exp(d) - d - 1)"), ([], "exit()")))
+    assert scores(grade_path(tmp_path, tasks[:2], 5, best)) == {"q1": 4, "q2": 4}
+
+
+def test_a_notebook_whose_function_is_never_made_says_why(best, tasks, tmp_path):
+    (tmp_path / "homework.ipynb").write_text(notebook(
+        ([], "import nothing_of_that_name"), ([], "if missing:\n    def clip_ratio(): pass")))
+    q = grade_path(tmp_path, tasks[:1], 5, best)["questions"][0]
+    assert "could not be loaded: ModuleNotFoundError" in q["tests"][0]["message"]
 
 
 def test_a_broken_section_names_the_line_of_the_whole_file(tasks, tmp_path):
@@ -462,7 +533,7 @@ def answers(tmp_path, best):
     def give(name, **content):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
         tasks = load_assignment(KINDS_FIXTURE, (name,))
-        return grade_submission(tmp_path, tasks, 5, best, "s")["questions"][0]
+        return grade_path(tmp_path, tasks, 5, best, "s")["questions"][0]
     return give
 
 
@@ -567,6 +638,10 @@ def test_the_weak_rung_is_refused_unless_it_is_wanted(monkeypatch, tmp_path, cap
 def class_folder(tmp_path):
     folder = tmp_path / "class"
     folder.mkdir()
+    (folder / "linked").symlink_to(FIXTURE, target_is_directory=True)
+    (folder / "большой.zip").write_bytes(b"PK" * 25 * 2**20)
+    (folder / "wait.py").mkdir()
+    os.mkfifo(folder / "wait.py/q1.py")
     for i, name in enumerate(("00_correct", "02_wrong", "18_os_exit_import", "23_syntax_error")):
         (folder / f"student {i}").mkdir()
         shutil.copy(HERE / f"submissions/{name}.py", folder / f"student {i}" / "homework.py")
@@ -585,18 +660,22 @@ def test_a_class_is_graded_whatever_is_in_it(class_folder, tmp_path, capsys):
     assert run_class(class_folder, target, "--seed", "4") == 0
     rows = {row["student"]: row for row in csv.DictReader(target.open())}
     assert {name: float(row["score"]) for name, row in rows.items()} == {
-        "student 0": 8, "student 1": 0, "student 2": 0, "student 3": 4, "loose.py": 8, "nobody": 0}
-    assert len(list(csv.DictReader((tmp_path / "scores-tests.csv").open()))) == 6 * 8
-    assert "6 submissions" in (tmp_path / "scores.html").read_text()
+        "student 0": 8, "student 1": 0, "student 2": 0, "student 3": 4, "loose.py": 8, "nobody": 0,
+        "linked": 0, "большой.zip": 0, "wait.py": 0}
+    assert "it is a link" in rows["linked"]["complaints"]
+    assert "it has 50 MB, 5 are allowed" in rows["большой.zip"]["complaints"]
+    assert "it is no plain file" in rows["wait.py"]["complaints"]
+    assert len(list(csv.DictReader((tmp_path / "scores-tests.csv").open()))) == 9 * 8
+    assert "9 submissions" in (tmp_path / "scores.html").read_text()
 
 
 def test_one_students_disaster_is_not_anothers(class_folder, tmp_path, monkeypatch):
     real = classroom.grade_submission
 
-    def sometimes(path, *rest):
-        if path.name == "student 1":
+    def sometimes(submission, *rest):
+        if rest[-1] == "student 1":
             raise RuntimeError("a bug of ours")
-        return real(path, *rest)
+        return real(submission, *rest)
 
     monkeypatch.setattr(classroom, "grade_submission", sometimes)
     assert run_class(class_folder, tmp_path / "scores.csv") == 0

@@ -49,7 +49,7 @@ class Task:
 
     @property
     def seconds(self) -> float:
-        """What one call, or one run, may take."""
+        """What one call may compute, or how long one run may take."""
         return float(self.checks.get("SECONDS", 10.0 if self.kind == "implement" else 300.0))
 
     def generator(self, seed: int, student: str) -> torch.Generator:

@@ -10,7 +10,6 @@ were killed, and how many named. Less than 100 % of anything is exit code 1.
 
 import json
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +23,7 @@ from rlhf_edu.grading.grade import choose_level, grade_submission, new_sandbox
 from rlhf_edu.grading.judging import find_problem, make_exercise, name_slips
 from rlhf_edu.grading.kinds import judge_answer
 from rlhf_edu.grading.sandbox import Sandbox
+from rlhf_edu.grading.submission import Submission
 
 Tried = tuple[str, bool, bool]  # a wrong answer, whether it lost a mark, whether it was named
 
@@ -52,9 +52,8 @@ def is_right(task: Task, seed: int, sandbox: Sandbox) -> bool | None:
     answer = right_answer(task, seed)
     if answer is None:
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, answer[0]).write_text(answer[1], encoding="utf-8")
-        report = grade_submission(Path(folder), [task], seed, sandbox)
+    submission = Submission({answer[0]: answer[1].encode()}, [])
+    report = grade_submission(submission, [task], seed, sandbox)
     return bool(report["score"] == report["max_score"] > 0)
 
 

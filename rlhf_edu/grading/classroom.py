@@ -149,7 +149,7 @@ def grade_student(path: Path, tasks: list[Task], seed: int, sandbox: Sandbox, as
     safe = re.sub(r"[^\w.-]", "_", path.name)[:80]
     file = reports / f"{safe}-{digest([path.name.encode(errors='replace')])[:8]}.json"
     try:
-        handed_in = read_submission(path)
+        handed_in = read_submission(path, follow=False)
         key = digest([asked.encode(), str(seed).encode(), sandbox.level.encode(),
                       *(part for name, content in sorted(handed_in.files.items())
                         for part in (name.encode(errors="replace"), content)),
@@ -158,7 +158,7 @@ def grade_student(path: Path, tasks: list[Task], seed: int, sandbox: Sandbox, as
             kept = json.loads(file.read_text(encoding="utf-8"))
             if kept.get("key") == key and kept.get("finished") is True:
                 return dict(kept)
-        report = grade_submission(path, tasks, seed, sandbox, path.name)
+        report = grade_submission(handed_in, tasks, seed, sandbox, path.name)
     except Exception as error:  # ours, and still only this student's
         lines = traceback.format_exc().splitlines()[-1]
         complaint = f"grading failed ({lines}): please look at it by hand"

@@ -15,7 +15,7 @@ from rlhf_edu.grading.assignment import SOLUTIONS, Task, load_assignment
 from rlhf_edu.grading.kinds import KINDS
 from rlhf_edu.grading.report import gradescope, terminal, write_html
 from rlhf_edu.grading.sandbox import Sandbox
-from rlhf_edu.grading.submission import read_submission
+from rlhf_edu.grading.submission import Submission, read_submission
 from rlhf_edu.lab import record
 
 WEAK = ("neither bubblewrap nor Landlock works here, so a hostile student could read the answers "
@@ -35,10 +35,9 @@ def new_sandbox(level: str, tasks: list[Task], slot: int = 0) -> Sandbox:
     return Sandbox(level, [SOLUTIONS, *{task.folder for task in tasks}], slot)
 
 
-def grade_submission(given: Path, tasks: list[Task], seed: int, sandbox: Sandbox,
+def grade_submission(submission: Submission, tasks: list[Task], seed: int, sandbox: Sandbox,
                      student: str = "") -> dict[str, Any]:
     """The report of one submission, as a dictionary."""
-    submission = read_submission(given)
     names, questions = [task.name for task in tasks], []
     sandbox.renew()
     for task in tasks:
@@ -80,7 +79,7 @@ def grade_one(folder: Path, exercises: tuple[str, ...], seed: int | None, json_f
     if gradescope_file is not None:
         record.write_json(gradescope_file, gradescope(first))
     with new_sandbox(level, tasks) as sandbox:
-        report = grade_submission(folder, tasks, seed, sandbox, student)
+        report = grade_submission(read_submission(folder), tasks, seed, sandbox, student)
     print(terminal(report))
     if json_file is not None:
         record.write_json(json_file, report)

@@ -168,14 +168,19 @@ def end_all() -> None:
             return
 
 
-def memory_below() -> int:
-    """Bytes of memory that all processes below this one hold by themselves."""
-    total, page = 0, os.sysconf("SC_PAGE_SIZE")
+def used_below() -> tuple[int, float]:
+    """What all processes below this one use: bytes of memory of their own, seconds of computing."""
+    total, seconds = 0, 0.0
+    page, ticks = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
     for pid in descendants():
         with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/statm") as file:
             resident, shared = map(int, file.read().split()[1:3])
             total += (resident - shared) * page
-    return total
+        with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/stat") as file:
+            # Its own time, and that of its children that have ended.
+            times = file.read().rpartition(")")[2].split()[11:15]
+            seconds += sum(map(int, times)) / ticks
+    return total, seconds
 
 
 # ── The rungs ───────────────────────────────────────────────────────────────────────────────────

@@ -41,8 +41,8 @@ class Question:
     function: str
     calls: list[dict[str, Any]]  # the arguments of each call
     gradient_of: list[str] = field(default_factory=list)
-    seconds: float = 10.0  # for one call
-    load_seconds: float = 20.0  # for the file itself, its imports included
+    seconds: float = 10.0  # of computing, for one call
+    load_seconds: float = 20.0  # the same for the file itself, its imports included
     chances: int = 3  # workers that may be lost before the other calls are not made
     most_printed: int = 10**12  # bytes; what is beyond the first 4 kB is thrown away
 
@@ -96,7 +96,7 @@ class Sandbox:
         n = len(question.calls)
         answers: list[dict[str, Any]] = []
         failed: dict[str, Any] | None = None
-        deadline = time.monotonic() + 3 * (question.load_seconds + n * question.seconds) + 60
+        deadline = time.monotonic() + 5 * (question.load_seconds + n * question.seconds) + 60
         try:
             commands, replies = self._pipes()
             wire.send(commands, job, list(question.files.values()), deadline)

@@ -5,6 +5,7 @@ NAME of a notebook, by the section `# %% NAME` of a file that answers several, o
 data and not code, by NAME.json. What cannot be read is said in a line; the rest is graded.
 """
 
+import importlib.util
 import json
 import os
 import re
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 MAX_FILE, MAX_ALL, MAX_FILES = 5 * 2**20, 40 * 2**20, 500  # bytes, bytes, files
+TOO_MANY = (f"more files were left out: {MAX_FILES} files and {MAX_ALL // 2**20} MB in all are "
+            "allowed")
 # Neither a link is followed, should the file become one, nor a pipe waited for.
 READ = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 SECTION = re.compile(r"^# %%[ \t]*(\w*)[^\n]*$", re.M)
@@ -28,28 +31,46 @@ class Submission:
     complaints: list[str]
 
 
-def read_submission(given: Path) -> Submission:
-    """Read a folder or a file, whatever is in it."""
+def read_submission(given: Path, follow: bool = True) -> Submission:
+    """Read a folder or a file, whatever is in it; it may be a link itself if we `follow` it."""
     try:
+        if given.is_symlink() and not follow:
+            return Submission({}, [f"{given.name!r} was left out: it is a link"])
         if not given.exists():
             return Submission({}, [f"there is no {given.name!r}"])
         if given.is_file():
             return read_files(given.parent, [given])
-        return read_files(given, sorted(
-            Path(where) / name for where, _, names in os.walk(given)
-            for name in names if "__pycache__" not in where))
+        return read_files(given, files_in(given))
     except OSError as error:
         return Submission({}, [f"{given.name!r} cannot be read: {error.strerror}"])
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files of a folder and below, those next to its root first; links among them.
+
+    What programs leave behind (hidden files, notebooks' checkpoints, macOS' resource forks) is not
+    the student's work.
+    """
+    found = []
+    for where, folders, names in os.walk(folder):
+        folders[:] = [f for f in folders if not f.startswith((".", "__pycache__", "__MACOSX"))]
+        links = [f for f in folders if os.path.islink(os.path.join(where, f))]
+        found += [Path(where, name) for name in [*names, *links] if not name.startswith(".")]
+    return sorted(found, key=lambda path: (len(path.parts), path))
 
 
 def read_files(root: Path, paths: Iterable[Path]) -> Submission:
     """Read these files of a folder; what is too large, a link or no plain file is left out."""
     files: dict[str, bytes] = {}
-    complaints = []
+    complaints, too_many = [], 0
     for path in paths:
         complaint = _read(path, path.relative_to(root).as_posix(), files)
-        if complaint:
+        if complaint == TOO_MANY:
+            too_many += 1
+        elif complaint:
             complaints.append(complaint)
+    if too_many:
+        complaints.append(f"{too_many} {TOO_MANY}")
     return Submission(files, complaints)
 
 
@@ -70,7 +91,7 @@ def _read(path: Path, name: str, files: dict[str, bytes]) -> str | None:
             return (f"{shown!r} was left out: it has {about.st_size / 2**20:.0f} MB, "
                     f"{MAX_FILE // 2**20} are allowed")
         if len(files) >= MAX_FILES or sum(map(len, files.values())) + about.st_size > MAX_ALL:
-            return f"{shown!r} was left out: the submission is too large"
+            return TOO_MANY
         files[name] = file.read(MAX_FILE + 1)
     return None
 
@@ -114,12 +135,12 @@ def find_code(submission: Submission, name: str, function: str, all_names: list[
 
 
 def as_text(content: bytes) -> str | None:
-    """The text of a file, or None for what is no text."""
+    """The text of a file as Python would read it, or None for what is no text."""
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
+        text = importlib.util.decode_source(content)  # UTF-8, or what its first lines say
+    except (UnicodeDecodeError, SyntaxError):
         return None
-    return None if "\0" in text else text.replace("\r\n", "\n")
+    return None if "\0" in text else text.removeprefix("\ufeff")
 
 
 def script_parts(text: str, name: str, all_names: list[str]) -> list[str]:
@@ -148,7 +169,7 @@ def notebook_parts(text: str, name: str, all_names: list[str]) -> list[str] | No
     """
     try:
         cells = json.loads(text)["cells"]
-        code = [(set(cell.get("metadata", {}).get("tags", [])), "".join(cell["source"]))
+        code = [(set(cell.get("metadata", {}).get("tags") or []), "".join(cell["source"]))
                 for cell in cells if cell["cell_type"] == "code"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

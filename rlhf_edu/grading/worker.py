@@ -145,13 +145,18 @@ def be_worker(job: dict[str, Any], scratch: str, calls: int, answers: int) -> No
     # A file, or the parts of one that belong to the question: each compiled under its own name, so
     # that an error is found again.
     job["compiled"] = {f"{file}:{i}" if i else file: part for i, part in enumerate(job["parts"])}
-    try:
-        for name, part in job["compiled"].items():
+    broken = None
+    for name, part in job["compiled"].items():
+        try:
             exec(compile(part, name, "exec"), names)
-    except BaseException as error:  # also SystemExit: a student's file may call exit()
-        say({"error": describe_error(error, job)}, [])
-        return
+        except BaseException as error:  # also SystemExit: a student's file may call exit()
+            broken = broken or describe_error(error, job)
+            if not file.endswith(".ipynb"):  # in a notebook the cells below can still be run
+                break
     function = names.get(job["function"])
+    if broken and not (file.endswith(".ipynb") and callable(function)):
+        say({"error": broken}, [])
+        return
     if not callable(function):
         say({"missing": True}, [])
         return

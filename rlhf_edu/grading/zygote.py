@@ -35,6 +35,7 @@ from worker import be_worker, lock_in  # type: ignore[import-not-found]  # noqa:
 sys.path.pop(0)
 
 PRINTED = 4096  # bytes of what a student's code prints that are kept
+WAIT = 4  # times the seconds of computing that may pass on the clock
 
 
 class Worker:
@@ -66,15 +67,25 @@ class Worker:
         os.set_blocking(self.output, False)
 
     def hear(self, seconds: float) -> tuple[dict[str, Any], memoryview] | str:
-        """The next message of the worker; or why there is none, in words."""
-        deadline, looked = time.monotonic() + seconds, 0.0
+        """The next message of the worker; or why there is none, in words.
+
+        The limit is on seconds of computing, so that a busy machine costs nobody a mark; one who
+        computes nothing has WAIT times as long.
+        """
+        began, looked, already = time.monotonic(), 0.0, 0.0
+        deadline = began + WAIT * seconds
         while True:
             now = time.monotonic()
             if now > deadline:
-                return f"was still running after {seconds:g} seconds: is there a loop without end?"
+                return f"had not answered after {WAIT * seconds:g} seconds: does it wait for " \
+                       "something?"
             if now - looked > 0.2:
-                looked = now
-                if isolation.memory_below() > 1.5 * isolation.MEMORY:
+                memory, computed = isolation.used_below()
+                already, looked = already if looked else computed, now
+                if computed - already > seconds and now - began > seconds:
+                    return f"was still running after {seconds:g} seconds: is there a loop " \
+                           "without end?"
+                if memory > 1.5 * isolation.MEMORY:
                     return f"took more than {isolation.MEMORY // 2**30} GB of memory"
                 if self.flood > self.job["most_printed"]:
                     megabytes = self.job["most_printed"] // 1_000_000

@@ -6,7 +6,7 @@ KIND = "quiz"
 
 
 def questions(generator):
-    x = round(float(torch.rand(1, generator=generator)) + 1, 2)
+    x = round(0.9 * float(torch.rand(1, generator=generator)) + 1, 2)  # 2 has 2x = x²
     return [
         {"id": "direction", "ask": "Which KL is the penalty?", "points": 2, "answer": "b",
          "options": {"a": ("reference ‖ policy", "that is the forward one"),

@@ -1,5 +1,5 @@
 # right, but every input is changed in place
-# FAIR q1=0..4 q2=4..4 q3=4..4
+# FAIR q1=4..4 q2=4..4 q3=4..4
 # %% preamble
 import numpy as np
 import torch
