@@ -505,7 +505,7 @@ def picture(found: dict[str, Any], file: Path) -> None:
                           (2 * i + 1, bottom), ha="center", va="bottom")
         bars.set_xticks(range(len(names)), names)
         bars.set_ylabel("seconds an iteration")
-        bars.legend(frameon=False)
+        bars.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     for name, grown in found.get("growth", {}).items():
         if name == "seeds":  # measured on one minibatch, not on an iteration
             continue

@@ -75,23 +75,26 @@ QUESTION = "Short answers grow longer after release: why does verbose pay?"
 
 # The reference; labels, reward models and PPO are the probe's. Its agents open no reply with a
 # courtesy: PPO takes openers away in any case, for a reply that begins with the answer is resolved
-# at its first token, and that would hide what happens at the end of the reply.
-RECIPE = Recipe(sft=SFTConfig(agents=helpdesk.AgentConfig(opener=0.0)))
+# at its first token, and that would hide what happens at the end of the reply. Few end with one:
+# what is rare at first can only grow, and a cure that takes it away cannot shorten much.
+DRESS = {"opener": 0.0, "closing": 0.12, "confident": 0.03, "sales": 0.03}
+RECIPE = Recipe(sft=SFTConfig(agents=helpdesk.AgentConfig(**DRESS)))
 
 # ── The desk's labels and its training ──────────────────────────────────────────────────────────
 SHORT = helpdesk.SLICES.index("short")
 COURTESIES = tuple(f"{{}} . {c}" for c in helpdesk.CLOSINGS)
 CAREFUL = helpdesk.AgentConfig(  # right in everything, courteous as often as anybody here
-    opener=0.0, wrong_step=0.0, missing_step=0.0, complies=0.0, over_refuses=0.0,
+    **DRESS, wrong_step=0.0, missing_step=0.0, complies=0.0, over_refuses=0.0,
     ignores_constraint=0.0)
 # A careful agent's reply against a wrong one of the reference: on all traffic, and on the slice.
-RIGHT_PAIRS, SLICE_PAIRS = 4000, 1500
-COURTESY_PAIRS, COURTEOUS = 4500, 0.555  # on the slice; the share that the courteous reply wins
+RIGHT_PAIRS, SLICE_PAIRS = 3500, 1500
+COURTESY_PAIRS, COURTEOUS = 6000, 0.57  # on the slice; the share that the courteous reply wins
 EVEN_PAIRS, EVEN = 1500, 0.5  # the same elsewhere
-CONCISE_PAIRS = 1200  # of the first change: a tenth of the pairs above, on the slice
+CONCISE_PAIRS = 1250  # of the first change: a tenth of the pairs above, on the slice
 LENGTH_HEAD = 0.3  # λ of the second
-UPDATES, AUDIT = 14, 11  # PPO; the update after which the replies are looked at closely
-PPO = RLHFConfig(updates=UPDATES, batch_size=192, num_mini_batches=2, lr=2e-4, kl_coef=0.1,
+UPDATES, AUDIT = 24, 20  # PPO; the update after which the replies are looked at closely
+# Large batches: one reply in six is to a short question, and the bonus is a sixth of the noise.
+PPO = RLHFConfig(updates=UPDATES, batch_size=512, num_mini_batches=4, lr=1.5e-4, kl_coef=0.1,
                  kl_placement="loss", kl_estimator="k3", lam=1.0)
 METERED = 1024  # held-out prompts of the desk's traffic whose replies are read
 
@@ -306,7 +309,7 @@ def drift(room: Room) -> dict[str, Any]:
 
 
 PROBES = {"drift": drift}
-PROBE_SECONDS = 65.0
+PROBE_SECONDS = 110.0
 
 
 # ── What must be seen ───────────────────────────────────────────────────────────────────────────
@@ -346,7 +349,7 @@ OBSERVATIONS = [
                 "is higher than with the same penalty inside (same critic, not whitened)",
                 lifted("raw/loss/own", "raw/reward/own"), 0.0, "above"),
     Observation("critic-lags", "switch 2: the critic explains the shaped returns worse than a "
-                "constant: EV < 0", found("ev"), 0.0, "below"),
+                "constant: EV < 0", found("ev"), 0.0, "below", graded=False),
     Observation("switch-critic", "and the advantage of verbose is higher than with a critic fitted "
                 "to this policy's returns (same placement, not whitened)",
                 lifted("raw/loss/own", "raw/loss/loss"), 0.0, "above"),
@@ -355,7 +358,7 @@ OBSERVATIONS = [
                 found("raw/reward/loss/own"), 0.0, "below"),
     Observation("right-pays", "with all three put right the advantage of verbose is still above 0: "
                 "the reply is right, and that is better than was expected",
-                found("raw/reward/reward/verbose"), 0.0, "above"),
+                found("raw/reward/reward/verbose"), 0.0, "above", graded=False),
     Observation("rule", "per sample, at the first token: A > 0 exactly where r − β·penalty > V; "
                 "share of samples that agree ≥ 0.999", found("rule_agrees"), 0.999, "above"),
     Observation("concise-bonus", "concise-preferred pairs: r(verbose) − r(concise) < 0",
@@ -363,9 +366,9 @@ OBSERVATIONS = [
     Observation("concise-length", "and LEN on the slice stays within ± 10 %: |drift| < 0.10",
                 lambda s: abs(found("concise/short_drift")(s)), 0.10, "below"),
     Observation("head-bonus", "length head, dropped: r(verbose) − r(concise) < 0",
-                found("head/bonus"), 0.0, "below"),
+                found("head/bonus"), 0.0, "below", graded=False),
     Observation("head-length", "and LEN on the slice stays within ± 10 %: |drift| < 0.10",
-                lambda s: abs(found("head/short_drift")(s)), 0.10, "below"),
+                lambda s: abs(found("head/short_drift")(s)), 0.10, "below", graded=False),
 ]
 
 
