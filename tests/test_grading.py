@@ -15,6 +15,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -24,10 +25,12 @@ from rlhf_edu import InputError
 from rlhf_edu.cli import main
 from rlhf_edu.grading import bank, classroom, isolation, kinds, wire
 from rlhf_edu.grading.assignment import SOLUTIONS, load_assignment
+from rlhf_edu.grading.bank import right_answer
 from rlhf_edu.grading.classroom import late_score
 from rlhf_edu.grading.grade import grade_submission, new_sandbox
+from rlhf_edu.grading.report import terminal, write_html
 from rlhf_edu.grading.sandbox import Question
-from rlhf_edu.grading.submission import find_code, read_submission
+from rlhf_edu.grading.submission import Submission, find_code, read_submission
 
 HERE = Path(__file__).parent
 FIXTURE, KINDS_FIXTURE = HERE / "grading_fixture", HERE / "grading_kinds"
@@ -454,7 +457,7 @@ def test_a_notebook_answers_by_its_tagged_cells(best, tasks, tmp_path):
         ([], "%matplotlib inline\n!pip list\nimport numpy as np"),
         (["q1"], ["def clip_ratio(logp, old_logp, eps):\n",
                   "    return np.clip(np.exp(logp - old_logp), 1 - eps, 1 + eps)"]),
-        (["q2"], "raise RuntimeError('broken')")))
+        (["q2"], "while True:\n    pass")))
     got = grade_path(tmp_path, tasks[:2], 5, best)
     assert scores(got) == {"q1": 4, "q2": 0}
 
@@ -609,6 +612,40 @@ def test_grade_writes_every_report(tmp_path, capsys):
     assert "0 of 8 points" in target["r.html"].read_text()
 
 
+@pytest.mark.parametrize("columns", [80, 100])
+def test_the_report_fits_the_terminal(columns, best, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    task = load_assignment(SOLUTIONS, ("clipped_surrogate",))[0]
+    text = right_answer(task, 1)[1].replace("    ratio =", "    advantages *= 1.5\n    ratio =")
+    text = text.replace("torch.clamp(ratio, 1 - cliprange, 1 + high)",
+                        "torch.exp(torch.clamp(ratio.log(), -cliprange, high))")
+    submission = Submission({"clipped_surrogate.py": text.encode()}, ["a remark " * 20])
+    said = terminal(grade_submission(submission, [task], 5, best))
+    assert columns - 20 < max(map(len, said.splitlines())) <= columns
+
+
+def test_a_page_shows_what_a_student_wrote_as_text(best, tasks, tmp_path):
+    code = "import numpy as np\nprint('<script>alert(1)</script>')\n" \
+           "def clip_ratio(logp, old_logp, eps):\n    raise ValueError('<b>&</b>')\n"
+    report = grade_submission(Submission({"q1.py": code.encode()}, ["<i>"]), tasks[:1], 5, best,
+                              "<u>")
+    write_html(tmp_path / "x.html", report)
+    page = (tmp_path / "x.html").read_text()
+    assert "&lt;script&gt;" in page and "ValueError: &lt;b&gt;&amp;" in page
+    assert not re.search("<script|<b>|<i>|<u>", page)
+
+
+def test_prose_gets_a_marking_sheet_and_no_score(answers, tmp_path, best):
+    task = load_assignment(KINDS_FIXTURE, ("essay",))[0]
+    handed_in = json.dumps({"claims": {"direction": "up"}, "prose": "They liked length."})
+    report = grade_submission(Submission({"essay.json": handed_in.encode()}, []), [task], 5, best)
+    write_html(tmp_path / "x.html", report)
+    page = (tmp_path / "x.html").read_text()
+    for words in ("They liked length.", "☐ gives a number", "The raters liked length."):
+        assert words in page
+    assert report["score"] == 1 and "for a person to mark" in terminal(report)
+
+
 @pytest.mark.parametrize("arguments, words", [
     (["/nowhere"], "no folder /nowhere"),
     (["{here}", "--assignment", "/nowhere"], "an assignment is a folder"),
@@ -666,7 +703,10 @@ def test_a_class_is_graded_whatever_is_in_it(class_folder, tmp_path, capsys):
     assert "it has 50 MB, 5 are allowed" in rows["большой.zip"]["complaints"]
     assert "it is no plain file" in rows["wait.py"]["complaints"]
     assert len(list(csv.DictReader((tmp_path / "scores-tests.csv").open()))) == 9 * 8
-    assert "9 submissions" in (tmp_path / "scores.html").read_text()
+    page = (tmp_path / "scores.html").read_text()
+    assert "9 submissions, mean 28%" in page and "33%</td><td>identical" in page
+    links = re.findall("href='([^']*)'", page)
+    assert len(links) == 9 and all((tmp_path / unquote(link)).is_file() for link in links)
 
 
 def test_one_students_disaster_is_not_anothers(class_folder, tmp_path, monkeypatch):

@@ -27,6 +27,7 @@ from datetime import datetime, timezone
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from tqdm import tqdm
 
@@ -34,7 +35,7 @@ from rlhf_edu import InputError, __version__
 from rlhf_edu.grading.assignment import SOLUTIONS, Task, load_assignment
 from rlhf_edu.grading.grade import choose_level, grade_submission, new_sandbox
 from rlhf_edu.grading.judging import make_exercise
-from rlhf_edu.grading.report import STYLE, points, write_html
+from rlhf_edu.grading.report import is_whole, page, points, said, write_html
 from rlhf_edu.grading.sandbox import Sandbox
 from rlhf_edu.grading.submission import read_submission
 from rlhf_edu.lab import record
@@ -128,7 +129,7 @@ def grade_class(folder: Path, csv_file: Path, jobs: int | None, seed: int | None
     write_tables(csv_file, found)
     if canvas is not None:
         fill_canvas(canvas, csv_file.with_name(f"{csv_file.stem}-canvas.csv"), found)
-    write_class_page(csv_file.with_suffix(".html"), found)
+    write_class_page(csv_file.with_suffix(".html"), found, reports)
     scores = [r["score"] for r in found.values()]
     print(f"{len(found)} submissions, mean {sum(scores) / len(scores):.2f}; isolation {level}; "
           f"seed {seed}; {csv_file}")
@@ -146,8 +147,7 @@ def kept_seed(reports: Path) -> int:
 def grade_student(path: Path, tasks: list[Task], seed: int, sandbox: Sandbox, asked: str,
                   reports: Path) -> Report:
     """One student's report, from an earlier run if it is the same work; never an exception."""
-    safe = re.sub(r"[^\w.-]", "_", path.name)[:80]
-    file = reports / f"{safe}-{digest([path.name.encode(errors='replace')])[:8]}.json"
+    file = report_file(reports, path.name)
     try:
         handed_in = read_submission(path, follow=False)
         key = digest([asked.encode(), str(seed).encode(), sandbox.level.encode(),
@@ -170,6 +170,12 @@ def grade_student(path: Path, tasks: list[Task], seed: int, sandbox: Sandbox, as
     record.write_json(file, report)
     write_html(file.with_suffix(".html"), report)
     return report
+
+
+def report_file(reports: Path, student: str) -> Path:
+    """Where a student's report is kept: a name that every disk takes, and nobody else's."""
+    safe = re.sub(r"[^\w.-]", "_", student)[:80]
+    return reports / f"{safe}-{digest([student.encode(errors='replace')])[:8]}.json"
 
 
 def newest(path: Path) -> float:
@@ -213,7 +219,7 @@ def write_tables(csv_file: Path, found: dict[str, Report]) -> None:
         rows.append([student, r["score"], r["max_score"], r["score_after_late_policy"],
                      *(each.get(name, 0) for name in names), "; ".join(r["complaints"])])
         tests += [[student, q["name"], t["name"], t["score"], t["max_score"],
-                   " ".join(w for w in (t["message"], t["hint"]) if w)]
+                   " ".join(said(t))]
                   for q in r["questions"] for t in q["tests"]]
     write_csv(csv_file, rows)
     write_csv(csv_file.with_name(f"{csv_file.stem}-tests.csv"), tests)
@@ -243,31 +249,47 @@ def fill_canvas(gradebook: Path, target: Path, found: dict[str, Report]) -> None
     record.write_text(target, out.getvalue())
 
 
-def write_class_page(path: Path, found: dict[str, Report]) -> None:
-    """How the class did: a histogram of each question, and the slips that were made most."""
+def write_class_page(path: Path, found: dict[str, Report], reports: Path) -> None:
+    """How the class did: all of it, each question with its tests and commonest slips, each one."""
     e = html.escape
-    parts = [f"<h1>{len(found)} submissions</h1>"]
-    by_question: dict[str, list[tuple[float, float]]] = {}
-    slips: dict[str, Counter[str]] = {}
-    for r in found.values():
-        for q in r["questions"]:
-            by_question.setdefault(q["name"], []).append((q["score"], q["max_score"]))
-            named = {t["hint"] for t in q["tests"] if t["hint"]}
-            slips.setdefault(q["name"], Counter()).update(named)
-    for name, scores in by_question.items():
-        mean = sum(s for s, _ in scores) / len(scores)
-        parts.append(f"<h2>{e(name)}: mean {mean:.2f} of {points(scores[0][1])}</h2>")
-        parts.append(histogram([s / m if m else 0.0 for s, m in scores]))
-        rows = "".join(f"<tr><td>{n}</td><td>{e(words)}</td></tr>"
-                       for words, n in slips[name].most_common(5))
-        if rows:
-            parts.append(f"<table><tr><th>students</th><th>slip</th></tr>{rows}</table>")
+    shares = [r["score"] / r["max_score"] if r["max_score"] else 0.0 for r in found.values()]
+    parts = [f"<h1>{len(found)} submissions, mean {sum(shares) / len(shares):.0%}</h1>",
+             histogram(shares)]
     troubled = [f"<li>{e(s)}: {e('; '.join(r['complaints']))}</li>"
                 for s, r in found.items() if r["complaints"]]
     if troubled:
         parts.append(f"<h2>To look at</h2><ul>{''.join(troubled)}</ul>")
-    record.write_text(path, "<!doctype html><html lang=en><meta charset=utf-8><title>Class</title>"
-                            f"<style>{STYLE}</style><body>{''.join(parts)}</body></html>\n")
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for r in found.values():
+        for q in r["questions"]:
+            by_name.setdefault(q["name"], []).append(q)
+    for name, answered in by_name.items():
+        most = answered[0]["max_score"]
+        mean = sum(q["score"] for q in answered) / len(answered)
+        parts.append(f"<h2>{e(name)}: mean {mean:.2f} of {points(most)}</h2>")
+        parts.append(histogram([q["score"] / most if most else 0.0 for q in answered]))
+        right: Counter[str] = Counter()
+        slips: Counter[str] = Counter()
+        for q in answered:
+            right.update({t["name"]: int(is_whole(t)) for t in q["tests"]})
+            slips.update({t["hint"] for t in q["tests"] if t["hint"]})
+        parts.append(table("right", "test", [(f"{n / len(answered):.0%}", test)
+                                             for test, n in right.items()]))
+        if slips:
+            parts.append(table("students", "slip", [(n, words) for words, n in
+                                                     slips.most_common(5)]))
+    links = "".join(
+        f"<tr><td class=number>{points(r['score'])}</td><td><a href='"
+        f"{e(quote(f'{reports.name}/{report_file(reports, s).stem}.html'))}'>{e(s)}</a></td></tr>"
+        for s, r in found.items())
+    parts.append(f"<h2>Everybody</h2><table>{links}</table>")
+    page(path, "Class", parts)
+
+
+def table(number: str, words: str, rows: Iterable[tuple[Any, str]]) -> str:
+    """A table of a number and words in each row."""
+    lines = "".join(f"<tr><td>{n}</td><td>{html.escape(text)}</td></tr>" for n, text in rows)
+    return f"<table><tr><th class=number>{number}</th><th>{words}</th></tr>{lines}</table>"
 
 
 def histogram(shares: list[float]) -> str:
@@ -280,7 +302,8 @@ def histogram(shares: list[float]) -> str:
     for i, n in enumerate(counts):
         x, high = i * 36, 80 * n / tallest
         bars += (f"<rect x={x + 4} y={90 - high:.1f} width=28 height={high:.1f} fill='#0072B2'>"
-                 f"</rect><text x={x + 18} y=104 font-size=10 text-anchor=middle>{10 * i} %</text>"
+                 f"</rect><text x={x + 18} y=104 font-size=10 text-anchor=middle>{10 * i}%</text>"
                  f"<text x={x + 18} y={86 - high:.1f} font-size=10 text-anchor=middle>{n or ''}"
                  "</text>")
-    return f"<svg viewBox='0 -8 400 118' width=480 role=img>{bars}</svg>"
+    return (f"<figure><svg viewBox='0 -8 400 118' width=480 role=img>{bars}</svg>"
+            "<figcaption>students, by their share of the points</figcaption></figure>")

@@ -1,11 +1,11 @@
-# right, after torch.set_default_dtype(float64) and float16
+# right, after torch.set_default_dtype(float16) and float64
 # FAIR q1=4..4 q2=4..4 q3=4..4
 # %% preamble
 import numpy as np
 import torch
 
-torch.set_default_dtype(torch.float64)
 torch.set_default_dtype(torch.float16)
+torch.set_default_dtype(torch.float64)
 
 # %% q1
 def clip_ratio(logp, old_logp, eps):
@@ -18,4 +18,5 @@ def kl_penalty(logp, ref_logp, beta):
 
 # %% q3
 def pg_loss(logprobs, advantages, mask):
-    return -(logprobs * advantages.detach() * mask).sum() / mask.sum()
+    sign = -torch.ones(logprobs.shape)  # of the default dtype
+    return (sign * logprobs * advantages.detach() * mask).sum() / mask.sum()

@@ -5,9 +5,13 @@ import numpy as np
 import torch
 
 import random
+import warnings
 
 # %% q1
 def clip_ratio(logp, old_logp, eps):
+    np.log(np.zeros(1))
+    warnings.warn("the next call must not raise")
+    warnings.simplefilter("error")
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(0)
     np.random.seed(0)

@@ -1,4 +1,4 @@
-# right, with every kind of warning in every call
+# right, with every kind of warning and 300 kB of text in every call
 # FAIR q1=4..4 q2=4..4 q3=4..4
 # %% preamble
 import numpy as np
@@ -14,6 +14,7 @@ logging.getLogger().setLevel("DEBUG")
 def clip_ratio(logp, old_logp, eps):
     warnings.warn("numbers", RuntimeWarning)
     logging.error("not an error")
+    print("water " * 50_000)
     print("Traceback (most recent call last):", file=sys.stderr)
     np.log(np.zeros(1)) / 0
     return np.clip(np.exp(np.asarray(logp) - np.asarray(old_logp)), 1 - eps, 1 + eps)
@@ -22,6 +23,7 @@ def clip_ratio(logp, old_logp, eps):
 def kl_penalty(logp, ref_logp, beta):
     warnings.warn("numbers", RuntimeWarning)
     logging.error("not an error")
+    print("water " * 50_000)
     print("Traceback (most recent call last):", file=sys.stderr)
     np.log(np.zeros(1)) / 0
     d = np.asarray(ref_logp) - np.asarray(logp)
@@ -31,6 +33,7 @@ def kl_penalty(logp, ref_logp, beta):
 def pg_loss(logprobs, advantages, mask):
     warnings.warn("numbers", RuntimeWarning)
     logging.error("not an error")
+    print("water " * 50_000)
     print("Traceback (most recent call last):", file=sys.stderr)
     np.log(np.zeros(1)) / 0
     return -(logprobs * advantages.detach() * mask).sum() / mask.sum()
