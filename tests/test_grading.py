@@ -370,6 +370,8 @@ BAD = {
                                         "no file answers this question"),
     "no Python": ({"q1.docx": b"PK\x03\x04", "q1.txt": b"def clip_ratio(): pass"},
                   "no file answers this question"),
+    "too much code": ({"q1.py": b"x = [" + b"1, " * 2**20 + b"]\ndef clip_ratio(): pass"},
+                      "more than 1 MB of code"),
     "prose": ({"q1.py": b"Dear professor, my dog ate it.\n"}, "could not be loaded: SyntaxError"),
     "another encoding": ({"q1.py": "x = 'Größe'".encode("utf-16")}, "not a text file"),
     "too large": ({"q1.py": b"#" * (50 * 2**20)}, "no file answers"),
@@ -519,7 +521,8 @@ def test_a_value_comes_back_as_it_was(value):
     {"kind": "numpy", "dtype": "float32", "shape": [-1], "bytes": 4},
     {"kind": "numpy", "dtype": "float32", "shape": [2**40, 2**40], "bytes": 4},
     {"kind": "list", "items": 3}, {"kind": "float", "value": "import os"},
-    {"kind": "int", "value": "3"}, {"kind": "none"} | {"kind": "bool", "value": 1}])
+    {"kind": "int", "value": "3"}, {"kind": "int", "value": 10**30},
+    {"kind": "bool", "value": 1}])
 def test_what_is_no_value_is_refused(tree):
     with pytest.raises(wire.WireError):
         wire.rebuild(tree, memoryview(b"\0" * 4))

@@ -153,7 +153,8 @@ def _difference(what: str, got: Any, want: Any, tolerance: float,
         found = (_difference(f"{what}[{k!r}]", got[k], want[k], tolerance, nan) for k in keys)
         return next((problem for problem in found if problem), None)
     if not isinstance(want, ARRAYS | int | float):
-        return None if got == want else Problem(f"{what}: got {got!r}, expected {want!r}", DIFFER)
+        return None if got == want else Problem(
+            f"{what}: got {got!r:.200}, expected {want!r}", DIFFER)
     a, b = torch.as_tensor(got), torch.as_tensor(want)
     if a.is_floating_point() or b.is_floating_point():
         a, b = a.double(), b.double()
@@ -194,7 +195,7 @@ def _unlike(got: Any, want: Any) -> Problem | None:
         words = f"your code returned {len(got)} values, expected {len(want)}"
         return Problem(words, words)
     elif isinstance(want, dict) and got.keys() != want.keys():
-        words = f"your code returned the keys {', '.join(got)}, expected {', '.join(want)}"
+        words = f"your code returned the keys {', '.join(got):.200}, expected {', '.join(want)}"
         return Problem(words, words)
     return None
 

@@ -61,7 +61,7 @@ class Asked:
 
 
 class Sandbox:
-    """A zygote on one rung of the ladder."""
+    """A place on one rung of the ladder where students' code is run."""
 
     def __init__(self, level: str, hidden: list[Path], slot: int = 0) -> None:
         """`hidden` must not be readable in there."""
@@ -144,13 +144,12 @@ class Sandbox:
                 with (folder / "printed").open("rb") as said:
                     printed += said.read(4097).decode(errors="replace")
                 heard = list(self._messages(folder / "answers"))
-            first = heard[0][0] if heard else {"stopped": stopped}
+            first = heard.pop(0)[0] if heard else {"stopped": stopped}
+            if "loaded" not in first and not answers:
+                return Asked([], printed, self._read(first, memoryview(b"")))
             if "loaded" not in first:
-                failed = self._read(first, memoryview(b""))
-                if not answers:
-                    return Asked([], printed, failed)
-                first, heard, stopped = {}, heard[:1], "could not be loaded again"
-            answers += [self._read(header, raw) for header, raw in heard[1:]]
+                heard, stopped = [], "could not be loaded again"
+            answers += [self._read(header, raw) for header, raw in heard]
             if len(answers) < len(question.calls):
                 answers.append({"stopped": stopped})
                 lost += 1
@@ -207,8 +206,9 @@ class Sandbox:
         except (wire.WireError, RuntimeError, TypeError, ValueError):
             return {"stopped": "sent something that is no answer"}
         changed = header.get("changed")
+        changed = [str(name)[:100] for name in changed[:20]] if isinstance(changed, list) else []
         return {"value": value, "gradients": gradients if isinstance(gradients, dict) else None,
-                "changed": [str(c) for c in changed] if isinstance(changed, list) else []}
+                "changed": changed}
 
     def _pipes(self) -> tuple[int, int]:
         """The zygote's input and output; it is started when it is not there."""

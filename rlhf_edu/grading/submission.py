@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_FILE, MAX_ALL, MAX_FILES = 5 * 2**20, 40 * 2**20, 500  # bytes, bytes, files
+MAX_CODE = 2**20  # characters of the code of one question
 TOO_MANY = (f"more files were left out: {MAX_FILES} files and {MAX_ALL // 2**20} MB in all are "
             "allowed")
 # Neither a link is followed, should the file become one, nor a pipe waited for.
@@ -129,6 +130,9 @@ def find_code(submission: Submission, name: str, function: str, all_names: list[
         if path in own or any(defines.search(part) for part in parts):
             if not any(part.strip() for part in parts):
                 return Code(path, [], f"{path!r} is empty")
+            if sum(map(len, parts)) > MAX_CODE:
+                return Code(path, [], f"{path!r} holds more than {MAX_CODE // 2**20} MB of code: "
+                                      "put data into files of their own")
             return Code(path, parts)
     return Code(f"{name}.py", [], problem or f"no file answers this question: expected {name}.py "
                                              f"with a function {function}")

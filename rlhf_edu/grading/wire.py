@@ -112,7 +112,7 @@ def _rebuild(tree: Any, raw: memoryview, depth: int) -> tuple[Any, memoryview]:
         return value, raw
     if kind == "str" and isinstance(value, str):
         return value, raw
-    if kind == "int" and isinstance(value, int):
+    if kind == "int" and type(value) is int and abs(value) < 2**63:
         return value, raw
     if kind == "float" and isinstance(value, str) and len(value) < 40:
         try:
