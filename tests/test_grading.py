@@ -310,15 +310,29 @@ def test_a_solution_that_changes_its_inputs_spoils_nothing(assignment):
 
 
 # ── The same seed, the same grade ───────────────────────────────────────────────────────────────
-def test_the_same_seed_gives_the_same_report_and_another_other_inputs(best, tasks):
-    file = HERE / "submissions/03_hardcode_public.py"
-    one, two = (json.dumps(grade_path(file, tasks, 5, best, "s")) for _ in range(2))
-    assert one == two
-    task = tasks[0]
-    drawn = {s: task.checks["tests"](task.generator(s, "s"))[2][2]["logp"].tolist() for s in (5, 6)}
-    assert drawn[5] != drawn[6]
-    other = task.checks["tests"](task.generator(5, "another"))[2][2]["logp"].tolist()
-    assert other != drawn[5]
+def test_the_same_seed_gives_the_same_inputs_and_another_others(tasks):
+    def drawn(seed, student):
+        return tasks[0].checks["tests"](tasks[0].generator(seed, student))[2][2]["logp"].tolist()
+
+    assert drawn(5, "s") == drawn(5, "s")
+    assert drawn(5, "s") != drawn(6, "s") and drawn(5, "s") != drawn(5, "another")
+
+
+def test_the_same_seed_gives_the_same_report_byte_for_byte(tmp_path):
+    # A wrong answer that prints what it is given, so that the report holds the hidden inputs.
+    (tmp_path / "q1.py").write_text("def clip_ratio(logp, old_logp, eps):\n    print(logp)\n"
+                                    "    return {'b': logp, 'a': {1, 2}}\n")
+    for seed, name in (("5", "one.json"), ("5", "two.json"), ("6", "other.json")):
+        command = ["grade", str(tmp_path), "--assignment", str(FIXTURE), "--exercise", "q1",
+                   "--seed", seed, "--json", str(tmp_path / name)]
+        if name == "one.json":  # in another process, where hashes are others
+            subprocess.run([sys.executable, "-m", "rlhf_edu", *command], check=True,
+                           stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONHASHSEED": "7"})
+        else:
+            assert main(command) == 0
+    one, two, other = ((tmp_path / f"{n}.json").read_bytes() for n in ("one", "two", "other"))
+    assert one == two and b"-0.9" in one
+    assert other.replace(b'"seed": 6', b'"seed": 5') != one
 
 
 def test_a_right_answer_has_full_marks_on_many_seeds(best, tasks):
