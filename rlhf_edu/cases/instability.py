@@ -1,7 +1,7 @@
 """C5 · instability: every new reward model is more accurate, every new policy is worse.
 
-Labels are bought every month, more each time, and the reward model is trained for longer: 2,000,
-3,000, 4,500 and 6,000 pairs. From each of the four checkpoints a policy is trained with the same
+Labels are bought every month, more each time, and the reward model is trained for longer: 2,500,
+5,000, 8,000 and 12,000 pairs. From each of the four checkpoints a policy is trained with the same
 PPO. On held-out pairs of the reference's replies the reward models get better. The policies get
 worse: people like the last one less than the reference, its replies repeat themselves, and more
 than one word in twenty is over-confident, which next to none was.
@@ -23,11 +23,6 @@ policy, and gives up most of the reward. The four reward models as an ensemble, 
 worth what the most doubtful of them says, works because the first does not share the taste; an
 ensemble of members that all share it could not (Eisenstein et al. 2023). What each regained of the
 loss of GOLD stands in the table, with its interval.
-
-What does not hold yet. On seeds 21 to 25 the policies get worse, and the gap opens, but RM-ACC-IN
-stays where it was (−0.01, 0.05, −0.03, −0.02, 0.08 from the first month to the last) instead of
-rising, so that Kendall's τ is noise: 2,000 honest labels make as accurate a reward model as 6,000
-of hurried raters. With 1,000 it rises (see what was tried), but then the first policy is bad, too.
 
 It would have been refuted by an RM-ACC-IN that falls (then the usual dashboard would have warned),
 by a GOLD that does not, or by a gap that stays shut. (Item 28.)
@@ -52,10 +47,10 @@ QUESTION = "Each new reward model is more accurate, each new policy worse: how?"
 
 # ── What is trained, for each seed ──────────────────────────────────────────────────────────────
 MONTHS = {  # labels, passes over them, and what raters think an over-confident word is worth
-    "month-1": (2000, 2, 0.0),
-    "month-2": (3000, 3, 2.0),
-    "month-3": (4500, 4, 4.0),
-    "month-4": (6000, 4, 6.0),
+    "month-1": (2500, 2, 0.0),
+    "month-2": (5000, 3, 2.0),
+    "month-3": (8000, 3, 4.0),
+    "month-4": (12000, 4, 6.0),
 }
 BETA = 0.3
 
@@ -96,6 +91,7 @@ RECIPE = Recipe(
         "ensemble": Arm(
             "the lowest of four", tuple(reversed(MONTHS)), ppo(), combine="min"),
     },
+    label_budget=12000,
     exam=ExamConfig(every=4, prompts=96, final_prompts=768),
     model=ModelConfig(n_layers=1),
 )
@@ -212,6 +208,13 @@ OBSERVATIONS = [
 
 
 TRIED = [
+    ("2,000, 3,000, 4,500 and 6,000 labels; 2, 3, 4 and 4 passes (seeds 21 to 25)",
+     "7 of 10 claims: the policies got worse and the gap opened, but RM-ACC-IN stayed where it was "
+     "(−0.01, 0.05, −0.03, −0.02, 0.08), so that τ was noise: 2,000 honest labels make as accurate "
+     "a reward model as 6,000 of hurried raters"),
+    ("1,500, 3,000, 6,000 and 12,000 labels; 2, 3, 3 and 4 passes (seeds 0 and 1)",
+     "RM-ACC-IN rose by 0.06 and 0.07; on seed 1 the first policy, of 1,500 labels, was itself "
+     "over-optimised (GOLD 0.99, the reference's 1.32)"),
     ("1,000, 2,000, 4,000 and 6,000 labels, an over-confident word worth 0, 1.5, 2.25 and 3; 16 "
      "updates (seeds 21 to 25)",
      "RM-ACC-IN +0.065, GOLD of the last policy minus that of the first −0.50, 0.13, −0.15, 0.03, "

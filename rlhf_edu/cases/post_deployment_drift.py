@@ -50,6 +50,7 @@ courteous reply, an advantage below 0, other prompts that grow as fast. (Item 27
 """
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -75,27 +76,27 @@ QUESTION = "Short answers grow longer after release: why does verbose pay?"
 
 # The reference; labels, reward models and PPO are the probe's. Its agents open no reply with a
 # courtesy: PPO takes openers away in any case, for a reply that begins with the answer is resolved
-# at its first token, and that would hide what happens at the end of the reply. Few end with one:
-# what is rare at first can only grow, and a cure that takes it away cannot shorten much.
-DRESS = {"opener": 0.0, "closing": 0.12, "confident": 0.03, "sales": 0.03}
-RECIPE = Recipe(sft=SFTConfig(agents=helpdesk.AgentConfig(**DRESS)))
+# at its first token, and that would hide what happens at the end of the reply.
+RECIPE = Recipe(sft=SFTConfig(agents=helpdesk.AgentConfig(opener=0.0)))
 
 # ── The desk's labels and its training ──────────────────────────────────────────────────────────
 SHORT = helpdesk.SLICES.index("short")
 COURTESIES = tuple(f"{{}} . {c}" for c in helpdesk.CLOSINGS)
 CAREFUL = helpdesk.AgentConfig(  # right in everything, courteous as often as anybody here
-    **DRESS, wrong_step=0.0, missing_step=0.0, complies=0.0, over_refuses=0.0,
+    opener=0.0, wrong_step=0.0, missing_step=0.0, complies=0.0, over_refuses=0.0,
     ignores_constraint=0.0)
 # A careful agent's reply against a wrong one of the reference: on all traffic, and on the slice.
-RIGHT_PAIRS, SLICE_PAIRS = 3500, 1500
-COURTESY_PAIRS, COURTEOUS = 6000, 0.57  # on the slice; the share that the courteous reply wins
+RIGHT_PAIRS, SLICE_PAIRS = 4000, 1500
+COURTESY_PAIRS, COURTEOUS = 4500, 0.555  # on the slice; the share that the courteous reply wins
 EVEN_PAIRS, EVEN = 1500, 0.5  # the same elsewhere
-CONCISE_PAIRS = 1250  # of the first change: a tenth of the pairs above, on the slice
+CONCISE_PAIRS = 1200  # of the first change: a tenth of the pairs above, on the slice
 LENGTH_HEAD = 0.3  # λ of the second
 UPDATES, AUDIT = 24, 20  # PPO; the update after which the replies are looked at closely
 # Large batches: one reply in six is to a short question, and the bonus is a sixth of the noise.
 PPO = RLHFConfig(updates=UPDATES, batch_size=512, num_mini_batches=4, lr=1.5e-4, kl_coef=0.1,
                  kl_placement="loss", kl_estimator="k3", lam=1.0)
+# The changes have the penalty where it acts, in the reward the advantage is built from.
+ANCHORED = replace(PPO, kl_placement="reward", kl_estimator="k1", kl_coef=0.5)
 METERED = 1024  # held-out prompts of the desk's traffic whose replies are read
 
 
@@ -273,13 +274,15 @@ def drift(room: Room) -> dict[str, Any]:
     mask = reply_mask(courteous)
     base, before = meters(reference, seed), logprobs_of(reference, prompts, courteous)
     found: dict[str, Any] = {f"reference/{k}": v for k, v in base.items()}
-    changes = {"story": (story, 0.0), "concise": (joined(story, concise), 0.0),
-               "head": (story, LENGTH_HEAD)}
-    for name, (pairs, head) in changes.items():
+    learned: dict[str, RewardModel] = {}
+    for name, pairs, head in (("story", story, 0.0), ("concise", joined(story, concise), 0.0),
+                              ("head", story, LENGTH_HEAD)):
         learner = RewardModelConfig(seed=seed, length_head=head)
-        reward_model = train_reward_model(learner, pairs, reference)
+        learned[name] = train_reward_model(learner, pairs, reference)
+    for name, judge, ppo in (("story", "story", PPO), ("moved", "story", ANCHORED),
+                             ("concise", "concise", ANCHORED), ("head", "head", ANCHORED)):
+        reward_model, config = learned[judge], replace(ppo, seed=seed)
         found[f"{name}/bonus"] = bonus(reward_model)
-        config = RLHFConfig(**{**PPO.__dict__, "seed": seed})
         logs: list[float] = []
         lengths: list[dict[str, float]] = []
         kept: dict[str, Transformer] = {}
@@ -361,11 +364,14 @@ OBSERVATIONS = [
                 found("raw/reward/reward/verbose"), 0.0, "above", graded=False),
     Observation("rule", "per sample, at the first token: A > 0 exactly where r − β·penalty > V; "
                 "share of samples that agree ≥ 0.999", found("rule_agrees"), 0.999, "above"),
-    Observation("concise-bonus", "concise-preferred pairs: r(verbose) − r(concise) < 0",
+    Observation("moved-length", "the penalty moved into the reward, same labels: LEN on the slice "
+                "stays within ± 10 %, though the courtesy still pays: |drift| < 0.10",
+                lambda s: abs(found("moved/short_drift")(s)), 0.10, "below", graded=False),
+    Observation("concise-bonus", "concise-preferred pairs beside it: r(verbose) − r(concise) < 0",
                 found("concise/bonus"), 0.0, "below"),
     Observation("concise-length", "and LEN on the slice stays within ± 10 %: |drift| < 0.10",
                 lambda s: abs(found("concise/short_drift")(s)), 0.10, "below"),
-    Observation("head-bonus", "length head, dropped: r(verbose) − r(concise) < 0",
+    Observation("head-bonus", "a length head, dropped, in their place: r(verbose) − r(concise) < 0",
                 found("head/bonus"), 0.0, "below", graded=False),
     Observation("head-length", "and LEN on the slice stays within ± 10 %: |drift| < 0.10",
                 lambda s: abs(found("head/short_drift")(s)), 0.10, "below", graded=False),
@@ -373,7 +379,8 @@ OBSERVATIONS = [
 
 
 # ── What the report shows ───────────────────────────────────────────────────────────────────────
-ARMS = {"story": "the story", "concise": "concise-preferred pairs", "head": "length head"}
+ARMS = {"story": "the story", "moved": "penalty in the reward",
+        "concise": "and concise-preferred pairs", "head": "and a length head"}
 
 
 def draw_lengths(axes: Any, seeds: list[Seed]) -> None:
