@@ -194,28 +194,30 @@ def grade_class(
 
 
 def export(
-    kind: Annotated[Positional[str], arg(metavar="gradescope|nbgrader")],
+    kind: Annotated[Positional[str], arg(metavar="handout|gradescope|nbgrader")],
     target: Annotated[Positional[Path], arg(metavar="FILE|DIR")],
     assignment: Annotated[Path | None, arg(metavar="DIR")] = None,
     exercise: tuple[str, ...] = (),
     seed: int = 0,
+    student: str = "",
     allow_weak: bool = False,
 ) -> int:
-    """Export an assignment: an autograder zip for Gradescope, source notebooks for nbgrader.
+    """Export an assignment: for a student, as an autograder zip for Gradescope, for nbgrader.
 
     Args:
-        kind: gradescope or nbgrader
-        target: the zip to write, or the folder that gets source/NAME/NAME.ipynb
+        kind: handout, gradescope or nbgrader
+        target: the zip to write, or the folder that gets the files or source/NAME/NAME.ipynb
         assignment: a folder of questions; without one, the package's own
         exercise: these questions; without any, all of the assignment
-        seed: of the hidden inputs
+        seed: of the hidden inputs, and of the numbers in a handout
+        student: whose handout; grade-class takes the name of a submission's folder
         allow_weak: Gradescope's grader may run where nothing keeps a hostile student in
     """
-    if kind not in ("gradescope", "nbgrader"):
-        raise InputError(f"export {kind!r}: allowed are gradescope, nbgrader")
+    if kind not in ("handout", "gradescope", "nbgrader"):
+        raise InputError(f"export {kind!r}: allowed are handout, gradescope, nbgrader")
     from rlhf_edu.grading.export import export as write
 
-    return write(kind, target, assignment, exercise, seed, allow_weak)
+    return write(kind, target, assignment, exercise, seed, student, allow_weak)
 
 
 def quiz(chapter: Annotated[Positional[str], arg(metavar="CHAPTER")] = "") -> int:

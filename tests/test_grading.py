@@ -791,6 +791,36 @@ def test_a_spreadsheet_runs_nothing_that_a_student_wrote(tmp_path):
     assert next(csv.reader((tmp_path / "x.csv").open())) == ["'=cmd()", "'+1", "plain", "3"]
 
 
+# ── Handouts ────────────────────────────────────────────────────────────────────────────────────
+def test_a_handout_asks_what_is_graded_and_holds_no_answer(tmp_path, capsys, best):
+    command = ["export", "handout", str(tmp_path), "--assignment", str(KINDS_FIXTURE),
+               "--seed", "5", "--student", "s"]
+    assert main(command) == 0
+    tasks = {task.name: task for task in load_assignment(KINDS_FIXTURE)}
+    number = tasks["choices"].checks["questions"](tasks["choices"].generator(5, "s"))[1]
+    quiz = (tmp_path / "choices.md").read_text()
+    assert number["ask"] in quiz and "  b) policy ‖ reference" in quiz
+    assert "samples come" not in quiz
+    log = tasks["fault"].checks["log"](tasks["fault"].generator(5, "s"))
+    rows = [json.loads(line) for line in (tmp_path / "fault.jsonl").read_text().splitlines()]
+    assert rows == log["rows"] and "dead critic" in (tmp_path / "fault.md").read_text()
+    assert "beta: a number from 0.0 to 1.0" in (tmp_path / "change.md").read_text()
+    assert "gives a number" in (tmp_path / "essay.md").read_text()
+    # An empty form is no answer, and one that was filled in is not overwritten.
+    assert grade_path(tmp_path, [tasks["choices"], tasks["essay"]], 5, best, "s")["score"] == 0
+    form = json.loads((tmp_path / "choices.json").read_text())
+    assert set(form) == {"direction", "twice", "order"} and not any(form.values())
+    (tmp_path / "choices.json").write_text(json.dumps(form | {"direction": "b"}))
+    assert main(command) == 0 and f"kept {tmp_path / 'choices.json'}" in capsys.readouterr().out
+    assert grade_path(tmp_path, [tasks["choices"]], 5, best, "s")["score"] == 2
+
+
+def test_a_handout_of_code_is_the_stub(tmp_path):
+    assert main(["export", "handout", str(tmp_path), "--exercise", "clipped_surrogate"]) == 0
+    stub = (HERE.parent / "exercises/clipped_surrogate.py").read_text().partition("\n")[2]
+    assert (tmp_path / "clipped_surrogate.py").read_text() == stub
+
+
 # ── Exports ─────────────────────────────────────────────────────────────────────────────────────
 def test_the_gradescope_zip_grades_by_itself(tmp_path):
     root = tmp_path / "autograder"

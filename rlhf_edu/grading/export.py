@@ -1,5 +1,6 @@
-"""`rlhf-edu export`: the same questions for Gradescope and for nbgrader.
+"""`rlhf-edu export`: the same questions for students, for Gradescope and for nbgrader.
 
+    rlhf-edu export handout DIR [--assignment DIR]            what a student is given (handout.py)
     rlhf-edu export gradescope FILE.zip [--assignment DIR]    setup.sh, run_autograder, the grader
     rlhf-edu export nbgrader DIR [--assignment DIR]           a source notebook for each question
 
@@ -19,6 +20,7 @@ import torch
 
 from rlhf_edu import InputError
 from rlhf_edu.grading.assignment import SOLUTIONS, Task, load_assignment
+from rlhf_edu.grading.handout import write_handout
 from rlhf_edu.grading.judging import Exercise, make_exercise
 from rlhf_edu.lab import record
 
@@ -155,7 +157,7 @@ def test_source(exercise: Exercise, i: int) -> str:
 
 
 def export(kind: str, target: Path, assignment: Path | None, exercises: tuple[str, ...], seed: int,
-           allow_weak: bool) -> int:
+           student: str, allow_weak: bool) -> int:
     """Write the export; returns 0."""
     tasks = load_assignment(assignment or SOLUTIONS, exercises)
     if not target.parent.is_dir():
@@ -163,6 +165,9 @@ def export(kind: str, target: Path, assignment: Path | None, exercises: tuple[st
     if kind == "gradescope":
         gradescope_zip(target, tasks, seed, allow_weak)
         print(f"wrote {target}: upload it as the autograder")
+        return 0
+    if kind == "handout":
+        write_handout(target, tasks, seed, student)
         return 0
     for task in tasks:
         if task.kind != "implement":

@@ -26,6 +26,12 @@ def read_answer(q: dict[str, Any], typed: str) -> Any:
         return typed
 
 
+def shown(q: dict[str, Any]) -> list[str]:
+    """A question as it is asked, line by line."""
+    options = [f"  {key}) {words}" for key, (words, _) in q.get("options", {}).items()]
+    return [q["ask"], *options, *(f"  {i}) {item}" for i, item in enumerate(q.get("items", []), 1))]
+
+
 def ask(chapter: str) -> int:
     """Ask the questions of one chapter's quiz, or of all; 0 when all were right, else 1."""
     names = [path.stem.removesuffix("_checks") for path in sorted(SOLUTIONS.glob("quiz_*.py"))]
@@ -36,11 +42,7 @@ def ask(chapter: str) -> int:
     right = total = 0
     for task in load_assignment(SOLUTIONS, tuple(chosen)):
         for q in task.checks["questions"](task.generator(secrets.randbelow(2**31), "")):
-            print(f"\n{q['ask']}")
-            for key, (words, _) in q.get("options", {}).items():
-                print(f"  {key}) {words}")
-            for i, item in enumerate(q.get("items", []), 1):
-                print(f"  {i}) {item}")
+            print("", *shown(q), sep="\n")
             if "items" in q:
                 print("  (the numbers in the right order, such as 2 1 3)")
             try:
