@@ -2,9 +2,9 @@
 
 "How many ports does the router have?" wants one word. After the update the desk says "four", and
 then that it values your time. The bonus behind it is tiny: the reward model gives a right answer
-with a courtesy at most a fifth of a standard deviation more than the bare one. The penalty
-of the courteous reply is many times that of the bare one (k1, summed over the reply, policy ‖
-reference). Why is its advantage still positive, and its probability still rising?
+with a courtesy at most a fifth of a standard deviation more than the bare one. The penalty of the
+courteous reply is many times that of the bare one (k1, summed over the reply, policy ‖ reference).
+Why is its advantage still positive, and its probability still rising?
 
 Where the bonus comes from. The labels know right from wrong: a careful agent's reply beats a wrong
 one, and the dress of the two is drawn alike. Beside that, right answers are compared with and
@@ -24,26 +24,30 @@ The second and the third do not add up on one critic, and that is arithmetic: a 
 low makes the mean advantage positive, and whitening then takes something away. Whitening lifts a
 reply where the penalty was moved into the reward and the critic is still that of the plain returns.
 
-The critic is the weakest suspect. Its trunk starts as the reward model's, and at the audited update
-it explained a part of the shaped returns in the tuning runs (EV 0.24 and 0.75, where a critic worse
-than a constant was claimed).
+The critic is the weakest suspect. Fitted to the policy's returns it takes a little of the advantage
+away, so it did lag. But the design of this case expected a critic that explains the shaped returns
+worse than a constant, EV < 0, and ours explains most of them: EV 0.77 and 0.84 on seeds 0 and 1.
+That threshold does not fit. EV is 1 − Var(R − V)/Var(R), and a variance does not see that V is too
+low everywhere, which is what lagging is; and a critic whose trunk starts as the reward model's
+knows from its first updates which replies are paid well. EV is reported, with its interval.
 
-There is a fourth reason, and it is enough by itself: the reply is *right*. The baseline is what the
-policy says on average, wrong answers included, and a right answer beats it with or without a
-courtesy. A positive advantage says "better than expected", not "better than the bare answer". What
-makes the courtesy grow is the difference between the two, the bonus.
+There is a further reason, and it is often enough by itself: the reply is *right*. The baseline is
+what the policy says on average, wrong answers included, and a right answer beats it with or without
+a courtesy. A positive advantage says "better than expected", not "better than the bare answer".
+What makes the courtesy grow is the difference between the two, the bonus. (With all three switches
+put right the advantage of the courteous reply had either sign on the tuning seeds. It is reported.)
 
-Two changes to what the reward says, same PPO: concise-preferred pairs (a tenth of all pairs, bought
-on the slice, a label each), and a length head that takes length while the reward model is learned
-and is dropped when it is used (no label). A change has worked if the courtesy no longer pays and
-the slice's length stays within ± 10 % of the reference's: a cure that makes answers ever shorter is
-the same illness with its sign turned. The length head was such a cure while this case was made: on
-seed 0 it brought the bonus to 0 and the slice's length to −39 %.
+A small bonus takes many replies to be learned: one in six of a batch is to a short question, and rewards vary about ten times as much for other reasons. With batches of 192 and 14 updates the drift
+was a coin toss (see what was tried); with 512 and 24 it is not.
 
-What does not hold yet. On seeds 21 to 25 six of eighteen claims hold: the bonus and the positive
-advantage are there, but on four of five seeds the slice's replies grow *shorter*, the courtesy is
-not the dearer reply, and no switch alone decides the sign. The bonus differs between seeds by more
-than the window it has to be in (0.06 to 0.26 SD), and so does what PPO makes of it.
+The changes have the penalty where it acts, in the reward (k1, β = 1). That alone slows the drift
+and leaves its cause, for the courtesy still pays. Concise-preferred pairs beside it (a tenth of all
+pairs, bought on the slice, a label each) take the cause away: r(verbose) − r(concise) < 0, and LEN
+stays within ± 10 %. A cure that makes answers ever shorter is the same illness with its sign
+turned, and the same pairs *without* the penalty were such a cure: LEN on the slice −44 and −45 % on
+seeds 0 and 1. A length head in their place, which takes length while the reward model is learned
+and is dropped when it is used, costs no label; it brought the bonus near 0, but not below, and is
+reported.
 
 What would have refuted the story: a bonus of 0 or less, a penalty that is not larger for the
 courteous reply, an advantage below 0, other prompts that grow as fast. (Item 27.)
@@ -92,11 +96,11 @@ EVEN_PAIRS, EVEN = 1500, 0.5  # the same elsewhere
 CONCISE_PAIRS = 1200  # of the first change: a tenth of the pairs above, on the slice
 LENGTH_HEAD = 0.3  # λ of the second
 UPDATES, AUDIT = 24, 20  # PPO; the update after which the replies are looked at closely
-# Large batches: one reply in six is to a short question, and the bonus is a sixth of the noise.
+# Large batches: one reply in six is to a short question, and the bonus is a tenth of the noise.
 PPO = RLHFConfig(updates=UPDATES, batch_size=512, num_mini_batches=4, lr=1.5e-4, kl_coef=0.1,
                  kl_placement="loss", kl_estimator="k3", lam=1.0)
 # The changes have the penalty where it acts, in the reward the advantage is built from.
-ANCHORED = replace(PPO, kl_placement="reward", kl_estimator="k1", kl_coef=0.5)
+ANCHORED = replace(PPO, kl_placement="reward", kl_estimator="k1", kl_coef=1.0)
 METERED = 1024  # held-out prompts of the desk's traffic whose replies are read
 
 
@@ -421,6 +425,22 @@ PICTURES = [
 ]
 
 TRIED = [
+    ("batches of 192, two minibatches, lr 2e-4, 14 updates, the changes with the story's own "
+     "penalty (seeds 21 to 25)",
+     "6 of 18 claims: bonus 0.06 to 0.26, and the slice's replies shorter on four of five seeds; "
+     "one seed looked at every four updates: LEN 5.1, 5.7, 4.6, 5.8, 7.2, 7.2, 5.6, 5.1, 6.4"),
+    ("a reference with few courtesies (closing 0.12, confident and sales 0.03), 57 % of 6,000 "
+     "pairs (seeds 0 and 1)",
+     "bonus 0.09 and 0.32: with less to like or dislike the rewards' SD, its unit, is smaller and "
+     "differs more. LEN on the slice −16 and +117 %"),
+    ("courtesies on ordinary prompts that win 45 % (seeds 0 and 1)",
+     "bonus 0.08 and 0.05, and after four updates LEN on the slice −34 and −32 %: how a policy ends "
+     "a reply is nearly one habit for all prompts"),
+    ("a model of one block (seeds 0 and 1)",
+     "LEN on the slice +76 and +30 % after 40 updates, but on seed 0 all other replies got longer "
+     "and worse, too (KLREF 7)"),
+    ("the changes with the penalty in the reward and β = 0.5 (seeds 0 and 1)",
+     "concise-preferred pairs: bonus −0.12 and −0.20, LEN on the slice 13 and 7 % off"),
     ("6,000 random pairs, raters with a length bias of 0.08 or 0.12 a word, none on the slice by "
      "design", "bonus −0.27 and 0.10 (seeds 0 and 1), or 0.45 and 0.56: the seeds differ by more "
      "than the window from 0 to 0.2 is wide"),
