@@ -37,7 +37,8 @@ a courtesy. A positive advantage says "better than expected", not "better than t
 What makes the courtesy grow is the difference between the two, the bonus. (With all three switches
 put right the advantage of the courteous reply had either sign on the tuning seeds. It is reported.)
 
-A small bonus takes many replies to be learned: one in six of a batch is to a short question, and rewards vary about ten times as much for other reasons. With batches of 192 and 14 updates the drift
+A small bonus takes many replies to be learned: one in six of a batch is to a short question, and
+rewards vary about ten times as much for other reasons. With batches of 192 and 14 updates the drift
 was a coin toss (see what was tried); with 512 and 24 it is not.
 
 The changes have the penalty where it acts, in the reward (k1, β = 1). That alone slows the drift
@@ -434,8 +435,8 @@ TRIED = [
      "bonus 0.09 and 0.32: with less to like or dislike the rewards' SD, its unit, is smaller and "
      "differs more. LEN on the slice −16 and +117 %"),
     ("courtesies on ordinary prompts that win 45 % (seeds 0 and 1)",
-     "bonus 0.08 and 0.05, and after four updates LEN on the slice −34 and −32 %: how a policy ends "
-     "a reply is nearly one habit for all prompts"),
+     "bonus 0.08 and 0.05, and after four updates LEN on the slice −34 and −32 %: how a policy "
+     "ends a reply is nearly one habit for all prompts"),
     ("a model of one block (seeds 0 and 1)",
      "LEN on the slice +76 and +30 % after 40 updates, but on seed 0 all other replies got longer "
      "and worse, too (KLREF 7)"),
