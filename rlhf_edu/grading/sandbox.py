@@ -239,7 +239,7 @@ class Sandbox:
 
     def renew(self) -> None:
         """Before another student's turn: a fresh zygote, where the old one was within reach."""
-        if not isolation.landlock_abi():
+        if isolation.FORKS and isolation.zygote_in_reach():
             self.close()
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ import os
 import select
 import struct
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,16 @@ MAX_HEADER, MAX_BYTES, MAX_DEPTH, MAX_ITEMS = 4 * 2**20, 64 * 2**20, 8, 10_000
 DTYPES = {str(d).removeprefix("torch."): d for d in (
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32,
     torch.int16, torch.int8, torch.uint8, torch.bool)}
+LOOK = 0.2  # seconds between two looks at something else while a message is waited for
 NOT_CALLED = "was not called: it had run into trouble before"
 
 
 class WireError(Exception):
     """The other side has gone, or has said something that is not a message."""
+
+
+class Unwanted(WireError):
+    """What was asked meanwhile said to wait no longer."""
 
 
 # ── Values ──────────────────────────────────────────────────────────────────────────────────────
@@ -39,7 +45,7 @@ def describe(value: Any, blobs: list[bytes], depth: int = 0) -> Any:
         array = np.array(value, copy=True, subok=False, order="C")
         name = str(array.dtype)
         if name not in DTYPES:
-            return _other(value)
+            return _other(value, f"a numpy array of dtype {name}")
         return _array("numpy", name, list(array.shape), array.tobytes(), blobs)
     if value is None or isinstance(value, bool | str):
         kind = "none" if value is None else "bool" if isinstance(value, bool) else "str"
@@ -49,10 +55,13 @@ def describe(value: Any, blobs: list[bytes], depth: int = 0) -> Any:
     if isinstance(value, float):
         return {"kind": "float", "value": repr(float(value))}  # NaN and infinity too
     if isinstance(value, Tensor):
-        plain = torch.Tensor.detach(value).as_subclass(Tensor).cpu().contiguous()
+        plain = torch.Tensor.detach(value)
+        if type(plain) is not Tensor:
+            plain = plain.as_subclass(Tensor)
         name = str(plain.dtype).removeprefix("torch.")
-        if name not in DTYPES or plain.layout != torch.strided:
-            return _other(value)
+        if name not in DTYPES or plain.layout != torch.strided or plain.is_meta:
+            return _other(value, f"a tensor of dtype {name}, {plain.layout}, on {plain.device}")
+        plain = plain.cpu().resolve_neg().contiguous()
         raw = plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
         return _array("torch", name, list(plain.shape), raw, blobs)
     if isinstance(value, tuple | list) and depth < MAX_DEPTH and len(value) <= MAX_ITEMS:
@@ -65,8 +74,8 @@ def describe(value: Any, blobs: list[bytes], depth: int = 0) -> Any:
     return _other(value)
 
 
-def _other(value: Any) -> dict[str, Any]:
-    return {"kind": "other", "type": type(value).__name__[:100]}
+def _other(value: Any, words: str = "") -> dict[str, Any]:
+    return {"kind": "other", "type": words or type(value).__name__[:100]}
 
 
 def _array(library: str, dtype: str, shape: list[int], raw: bytes, blobs: list[bytes]) -> Any:
@@ -172,12 +181,16 @@ def send(fd: int, header: dict[str, Any], blobs: list[bytes], deadline: float = 
             raise WireError("the other side is gone") from None
 
 
-def receive(fd: int, deadline: float = math.inf) -> tuple[dict[str, Any], memoryview]:
-    """Read a message; WireError if it does not come, is none, or comes too late (TimeoutError)."""
-    sizes = struct.unpack("!II", _read(fd, 8, deadline))
+def receive(fd: int, deadline: float = math.inf,
+            unwanted: Callable[[], bool] | None = None) -> tuple[dict[str, Any], memoryview]:
+    """Read a message; WireError if it does not come, is none, or comes too late (TimeoutError).
+
+    While it is waited for, `unwanted` is asked every now and then whether to give up (Unwanted).
+    """
+    sizes = struct.unpack("!II", _read(fd, 8, deadline, unwanted))
     if sizes[0] > MAX_HEADER or sizes[1] > MAX_BYTES:
         raise WireError("a message that is too long")
-    head, body = _read(fd, sizes[0], deadline), _read(fd, sizes[1], deadline)
+    head, body = (_read(fd, size, deadline, unwanted) for size in sizes)
     try:
         header = json.loads(head)
     except (ValueError, RecursionError):
@@ -187,10 +200,10 @@ def receive(fd: int, deadline: float = math.inf) -> tuple[dict[str, Any], memory
     return header, memoryview(body)
 
 
-def _read(fd: int, size: int, deadline: float) -> bytes:
+def _read(fd: int, size: int, deadline: float, unwanted: Callable[[], bool] | None) -> bytes:
     parts, left = [], size
     while left:
-        _wait(fd, deadline)
+        _wait(fd, deadline, unwanted=unwanted)
         try:
             part = os.read(fd, min(left, 2**20))
         except OSError:
@@ -202,10 +215,17 @@ def _read(fd: int, size: int, deadline: float) -> bytes:
     return b"".join(parts)
 
 
-def _wait(fd: int, deadline: float, write: bool = False) -> None:
+def _wait(fd: int, deadline: float, write: bool = False,
+          unwanted: Callable[[], bool] | None = None) -> None:
     if deadline == math.inf:
         return
-    left = max(0.0, deadline - time.monotonic())
-    ready = select.select([] if write else [fd], [fd] if write else [], [], left)
-    if not (ready[0] or ready[1]):
-        raise TimeoutError
+    while True:
+        if unwanted is not None and unwanted():
+            raise Unwanted
+        left = max(0.0, deadline - time.monotonic())
+        ready = select.select([] if write else [fd], [fd] if write else [], [],
+                              left if unwanted is None else min(left, LOOK))
+        if ready[0] or ready[1]:
+            return
+        if time.monotonic() >= deadline:
+            raise TimeoutError

@@ -7,6 +7,8 @@ right answers, so both sides differentiate alike.
 Beside this file nothing of the package is to be found in there, but isolation.py and wire.py.
 """
 
+import __future__
+
 import contextlib
 import ctypes
 import importlib.abc
@@ -36,6 +38,7 @@ else:
     sys.path.pop(0)
 
 KEEPCAPS, DAC_READ_SEARCH = 8, 2
+FUTURES = sum(getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
 
 
 class Forbidden(importlib.abc.MetaPathFinder):
@@ -53,7 +56,8 @@ def lock_in(job: dict[str, Any], scratch: str) -> None:
     """Give up every right that the question does not need."""
     level, uid = job["level"], job["uid"]
     os.setsid()
-    isolation.die_with_parent()
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")  # should memory run out, this is the process to end
     if uid and level != "weak":
         # Limits do not bind root. Of root's powers one is kept, to read what only root may (the
         # Python in somebody's home): Landlock says what that is.
@@ -65,9 +69,13 @@ def lock_in(job: dict[str, Any], scratch: str) -> None:
         header = (ctypes.c_uint32 * 2)(0x20080522, 0)
         keep = 1 << DAC_READ_SEARCH if isolation.landlock_abi() else 0
         libc.capset(header, (ctypes.c_uint32 * 6)(keep, keep, 0, 0, 0, 0))
+    isolation.die_with_parent()
     isolation.limit(int(job["cpu_seconds"]))
-    if level != "weak" and isolation.landlock_abi():
+    if level == "weak":
+        return
+    if isolation.landlock_abi():
         isolation.landlock([*job["readable"], job["folder"]], [scratch, "/dev/null"])
+    isolation.refuse_calls(signals=isolation.landlock_abi() < 6)
 
 
 def usual_habits() -> None:
@@ -76,7 +84,7 @@ def usual_habits() -> None:
     torch.set_grad_enabled(True)
     np.seterr(all="warn")
     warnings.simplefilter("default")
-    sys.setrecursionlimit(1000)
+    sys.setrecursionlimit(max(1000, sys.getrecursionlimit()))
 
 
 def describe_error(error: BaseException, job: dict[str, Any]) -> dict[str, Any]:
@@ -124,6 +132,10 @@ def answer(function: Callable[..., Any], arguments: dict[str, Any],
 def be_worker(job: dict[str, Any], scratch: str, calls: int, answers: int) -> None:
     """The life of a worker, once it is locked in: read the student's file, answer calls."""
     os.chdir(scratch)
+    beside = os.path.join(job["folder"], os.path.dirname(job["file"]))
+    for name in os.listdir(beside):  # data files are found where a student's own Python finds them
+        with contextlib.suppress(OSError):
+            os.symlink(os.path.join(beside, name), name)
     tempfile.tempdir = os.environ["TMPDIR"] = os.environ["HOME"] = scratch
     file = job["file"]
 
@@ -133,21 +145,24 @@ def be_worker(job: dict[str, Any], scratch: str, calls: int, answers: int) -> No
     for ours in ("isolation", "wire", "worker"):  # a helper of the student may be called so
         sys.modules.pop(ours, None)
     sys.meta_path.insert(0, Forbidden())
-    sys.path.append(job["folder"])  # last: helpers beside the file are found, torch stays torch
+    # Last: helpers beside the file are found, torch stays torch.
+    sys.path += [os.path.dirname(os.path.join(job["folder"], file)), job["folder"]]
     sys.argv = [file]
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what was printed before a crash is kept
     module = types.ModuleType("your_code")
-    module.__file__ = file
+    module.__file__ = os.path.join(job["folder"], file)
     sys.modules["your_code"] = module  # dataclasses look their module up here
     names: dict[str, Any] = module.__dict__
     # A file, or the parts of one that belong to the question: each compiled under its own name, so
     # that an error is found again.
     job["compiled"] = {f"{file}:{i}" if i else file: part for i, part in enumerate(job["parts"])}
-    broken = None
+    flags, broken = 0, None
     for name, part in job["compiled"].items():
         try:
-            exec(compile(part, name, "exec"), names)
+            code = compile(part, name, "exec", flags, dont_inherit=True)
+            flags |= code.co_flags & FUTURES
+            exec(code, names)
         except BaseException as error:  # also SystemExit: a student's file may call exit()
             broken = broken or describe_error(error, job)
             if not file.endswith(".ipynb"):  # in a notebook the cells below can still be run
@@ -171,9 +186,10 @@ def be_worker(job: dict[str, Any], scratch: str, calls: int, answers: int) -> No
             usual_habits()
             found = answer(function, arguments, job["gradient_of"])
             found |= {what: wire.describe(found[what], blobs) for what in ("value", "gradients")}
-            sys.stdout.flush()
         except BaseException as error:
             found, blobs = {"error": describe_error(error, job)}, []
+        with contextlib.suppress(Exception):  # it may have been closed, or be anything by now
+            sys.stdout.flush()
         say(found, blobs)
 
 

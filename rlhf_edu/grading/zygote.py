@@ -1,6 +1,6 @@
 """The process from which workers are forked: torch is imported once, before any student's code.
 
-    checker  ⇄  zygote  ⇄  worker (one a question: forked, locked in, then the student's file)
+    checker  ⇄  zygote, forked for each question  ⇄  worker (forked, locked in, then the file)
 
 Started as a plain script, `python -I zygote.py`, with the checker at its standard input and output.
 It hands each call to the worker and the answer back, ends a worker that takes too long or too much
@@ -15,7 +15,6 @@ Left out: more than one question at a time; a checker starts as many zygotes as 
 import contextlib
 import os
 import select
-import shutil
 import signal
 import sys
 import tempfile
@@ -36,6 +35,7 @@ sys.path.pop(0)
 
 PRINTED = 4096  # bytes of what a student's code prints that are kept
 WAIT = 4  # times the seconds of computing that may pass on the clock
+TOO_MUCH = f"took more than {isolation.MEMORY // 2**30} GB of memory"
 
 
 class Worker:
@@ -43,11 +43,12 @@ class Worker:
 
     def __init__(self, job: dict[str, Any], scratch: str, printed: bytearray) -> None:
         to_worker, from_worker, output = os.pipe(), os.pipe(), os.pipe()
-        self.job, self.printed, self.flood = job, printed, 0
+        self.job, self.printed, self.flood, self.looked = job, printed, 0, 0.0
         self.calls, self.answers, self.output = to_worker[1], from_worker[0], output[0]
         self.pid = os.fork()
         if self.pid == 0:
             with contextlib.suppress(BaseException):
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 null = os.open("/dev/null", os.O_RDWR)
                 os.dup2(null, 0)
                 os.dup2(output[1], 1)
@@ -79,14 +80,14 @@ class Worker:
             if now > deadline:
                 return f"had not answered after {WAIT * seconds:g} seconds: does it wait for " \
                        "something?"
-            if now - looked > 0.2:
+            if now - looked > wire.LOOK:
                 memory, computed = isolation.used_below()
                 already, looked = already if looked else computed, now
                 if computed - already > seconds and now - began > seconds:
                     return f"was still running after {seconds:g} seconds: is there a loop " \
                            "without end?"
                 if memory > 1.5 * isolation.MEMORY:
-                    return f"took more than {isolation.MEMORY // 2**30} GB of memory"
+                    return TOO_MUCH
                 if self.flood > self.job["most_printed"]:
                     megabytes = self.job["most_printed"] // 1_000_000
                     return f"printed more than {megabytes} MB: is there a loop without end?"
@@ -97,11 +98,21 @@ class Worker:
                 continue
             try:
                 # What is read in bits and pieces must come quickly: a worker could stop half-way.
-                return wire.receive(self.answers, min(deadline, time.monotonic() + 10))
+                return wire.receive(self.answers, min(deadline, time.monotonic() + 10),
+                                    self._too_much)
+            except wire.Unwanted:
+                return TOO_MUCH
             except TimeoutError:
                 return "stopped in the middle of an answer"
             except wire.WireError:
                 return self._how_it_ended()
+
+    def _too_much(self) -> bool:
+        """Whether the worker and all it has started hold more memory than they may."""
+        if time.monotonic() < self.looked + wire.LOOK:
+            return False
+        self.looked = time.monotonic()
+        return bool(isolation.used_below()[0] > 1.5 * isolation.MEMORY)
 
     def _drain(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -161,7 +172,7 @@ def question(job: dict[str, Any], content: memoryview, calls: list[tuple[Any, by
             heard = worker.hear(job["load_seconds"])
             if isinstance(heard, str) or "loaded" not in heard[0]:
                 worker.end()
-                shutil.rmtree(scratch, ignore_errors=True)
+                isolation.remove(scratch)
                 worker = None
                 reply({"failed": {"stopped": heard} if isinstance(heard, str) else heard[0]}, b"")
                 break
@@ -173,37 +184,54 @@ def question(job: dict[str, Any], content: memoryview, calls: list[tuple[Any, by
         if isinstance(heard, str):
             reply({"answer": {"stopped": heard}}, b"")
             worker.end()
-            shutil.rmtree(scratch, ignore_errors=True)
+            isolation.remove(scratch)
             worker, lost = None, lost + 1
         else:
             reply({"answer": heard[0]}, heard[1])
     if worker is not None:
         worker.end()
-        shutil.rmtree(scratch, ignore_errors=True)
-    shutil.rmtree(job["folder"], ignore_errors=True)
+        isolation.remove(scratch)
+    isolation.remove(job["folder"])
     reply({"done": True, "printed": printed.decode(errors="replace")}, b"")
 
 
+def one_question(commands: int, replies: int) -> None:
+    """Read a question and answer it."""
+    isolation.end_all_with_parent()
+    job, content = wire.receive(commands)
+    calls = []
+    for _ in range(job["calls"]):
+        header, raw = wire.receive(commands)
+        calls.append((header["arguments"], bytes(raw)))
+    question(job, content, calls, lambda header, raw: wire.send(replies, header, [bytes(raw)]))
+
+
 def main() -> None:
-    """Questions from the checker, one after another, until it hangs up."""
+    """Questions from the checker, one after another, until it hangs up.
+
+    Each is read by a process of its own. What one student handed in never comes into the memory
+    that another one's worker is a copy of, and could be searched there.
+    """
     torch.set_num_threads(1)
-    isolation.become_subreaper()
-    isolation.die_with_parent()
+    isolation.end_all_with_parent()
     commands, replies = os.dup(0), os.dup(1)
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     wire.send(replies, {"ready": True}, [])
     while True:
-        try:
-            job, content = wire.receive(commands)
-            calls = []
-            for _ in range(job["calls"]):
-                header, raw = wire.receive(commands)
-                calls.append((header["arguments"], bytes(raw)))
-        except wire.WireError:
+        select.select([commands], [], [])
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            with contextlib.suppress(BaseException):
+                one_question(commands, replies)
+                code = 0
+            os._exit(code)
+        ended = os.waitpid(pid, 0)[1]
+        isolation.end_all()
+        if ended:  # the checker has hung up, or does not know what it can believe
             return
-        question(job, content, calls, lambda header, raw: wire.send(replies, header, [bytes(raw)]))
 
 
 if __name__ == "__main__":
