@@ -15,6 +15,7 @@ import csv
 import hashlib
 import html
 import json
+import os
 import queue
 import re
 import secrets
@@ -22,7 +23,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime, timezone
 from io import StringIO
 from pathlib import Path
@@ -35,9 +36,9 @@ from rlhf_edu import InputError, __version__
 from rlhf_edu.grading.assignment import SOLUTIONS, Task, load_assignment
 from rlhf_edu.grading.grade import choose_level, grade_submission, new_sandbox
 from rlhf_edu.grading.judging import make_exercise
-from rlhf_edu.grading.report import is_whole, page, points, said, write_html
+from rlhf_edu.grading.report import is_whole, page, points, readable, said, write_html
 from rlhf_edu.grading.sandbox import Sandbox
-from rlhf_edu.grading.submission import read_submission
+from rlhf_edu.grading.submission import files_in, read_submission
 from rlhf_edu.lab import record
 from rlhf_edu.lab.machine import available_cores
 
@@ -120,7 +121,7 @@ def grade_class(folder: Path, csv_file: Path, jobs: int | None, seed: int | None
         graded = pool.map(one, students)
         for path, report in zip(students, tqdm(graded, total=len(students), unit="student"),
                                 strict=True):
-            found[path.name] = report
+            found[readable(path.name)] = report
             late = None
             if deadline is not None:
                 late = late_score(report["score"], newest(path), deadline, per_day)
@@ -147,22 +148,22 @@ def kept_seed(reports: Path) -> int:
 def grade_student(path: Path, tasks: list[Task], seed: int, sandbox: Sandbox, asked: str,
                   reports: Path) -> Report:
     """One student's report, from an earlier run if it is the same work; never an exception."""
-    file = report_file(reports, path.name)
+    file = report_file(reports, readable(path.name))
     try:
         handed_in = read_submission(path, follow=False)
         key = digest([asked.encode(), str(seed).encode(), sandbox.level.encode(),
                       *(part for name, content in sorted(handed_in.files.items())
-                        for part in (name.encode(errors="replace"), content)),
+                        for part in (os.fsencode(name), content)),
                       *(c.encode() for c in handed_in.complaints)])
-        if file.exists():
+        with suppress(OSError, ValueError, KeyError, TypeError):  # one that cannot be read is none
             kept = json.loads(file.read_text(encoding="utf-8"))
-            if kept.get("key") == key and kept.get("finished") is True:
+            if kept["key"] == key and kept["finished"] is True:
                 return dict(kept)
-        report = grade_submission(handed_in, tasks, seed, sandbox, path.name)
+        report = grade_submission(handed_in, tasks, seed, sandbox, readable(path.name))
     except Exception as error:  # ours, and still only this student's
         lines = traceback.format_exc().splitlines()[-1]
-        complaint = f"grading failed ({lines}): please look at it by hand"
-        report = {"finished": False, "student": path.name, "seed": seed,
+        complaint = readable(f"grading failed ({lines}): please look at it by hand")
+        report = {"finished": False, "student": readable(path.name), "seed": seed,
                   "isolation": sandbox.level, "complaints": [complaint],
                   "score": 0, "max_score": 0, "questions": [], "error": type(error).__name__}
         key = ""
@@ -180,9 +181,11 @@ def report_file(reports: Path, student: str) -> Path:
 
 def newest(path: Path) -> float:
     """When the last file of a submission was written."""
-    files = [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()]
-    times = [p.stat().st_mtime for p in (files if path.is_dir() else [path])]
-    return max(times, default=0.0)
+    times = [0.0]
+    for file in files_in(path) if path.is_dir() else [path]:
+        with suppress(OSError):
+            times.append(file.lstat().st_mtime)
+    return max(times)
 
 
 def read_due(due: str) -> float | None:
@@ -203,7 +206,7 @@ def write_csv(path: Path, rows: list[list[Any]]) -> None:
     out = StringIO()
     writer = csv.writer(out)
     for row in rows:
-        writer.writerow([f"'{c}" if isinstance(c, str) and c[:1] in "=+-@\t" and c else c
+        writer.writerow([f"'{c}" if isinstance(c, str) and c[:1] in "=+-@\t\r" and c else c
                          for c in row])
     record.write_text(path, out.getvalue())
 
@@ -233,17 +236,23 @@ def fill_canvas(gradebook: Path, target: Path, found: dict[str, Report]) -> None
     except (OSError, UnicodeDecodeError, IndexError):
         raise InputError(f"--canvas {gradebook} is not a gradebook exported by Canvas (CSV)") \
             from None
-    known = [i for i, name in enumerate(head) if name in ("SIS Login ID", "SIS User ID", "ID",
-                                                         "Student")]
+    known = [head.index(name) for name in ("SIS Login ID", "SIS User ID", "ID", "Student")
+             if name in head]
     if not known:
         raise InputError(f"--canvas {gradebook} has none of the columns Student, ID, SIS User ID, "
                          "SIS Login ID in its first line")
     scores = {name: points(r["score_after_late_policy"]) for name, r in found.items()}
-    scores = {Path(name).stem: score for name, score in scores.items()} | scores
+    scores = {Path(name).stem: score for name, score in scores.items()
+              if Path(name).suffix in (".py", ".ipynb", ".json")} | scores
+    # A score goes to one student, and to a login before a name: that one can be chosen freely.
+    given: dict[int, str] = {}
+    for i in known:
+        named = {n: row[i] for n, row in enumerate(rows)
+                 if n and n not in given and i < len(row) and row[i] in scores}
+        given |= {n: scores[name] for n, name in named.items()}
+        scores = {name: score for name, score in scores.items() if name not in named.values()}
     filled = [[*head, "rlhf_edu"]]
-    for row in rows[1:]:
-        score = next((scores[row[i]] for i in known if i < len(row) and row[i] in scores), "")
-        filled.append([*row, score])
+    filled += [[*row, given.get(n, "")] for n, row in enumerate(rows) if n]
     out = StringIO()
     csv.writer(out).writerows(filled)
     record.write_text(target, out.getvalue())

@@ -13,7 +13,7 @@ from rlhf_edu import InputError, __version__
 from rlhf_edu.grading import isolation
 from rlhf_edu.grading.assignment import SOLUTIONS, Task, load_assignment
 from rlhf_edu.grading.kinds import KINDS
-from rlhf_edu.grading.report import gradescope, terminal, write_html
+from rlhf_edu.grading.report import gradescope, readable, terminal, write_html
 from rlhf_edu.grading.sandbox import Sandbox
 from rlhf_edu.grading.submission import Submission, read_submission
 from rlhf_edu.lab import record
@@ -46,12 +46,12 @@ def grade_submission(submission: Submission, tasks: list[Task], seed: int, sandb
             "name": task.name, "kind": task.kind,
             "score": round(sum(t["score"] for t in tests), 6),
             "max_score": sum(t["max_score"] for t in tests), "tests": tests, **notes})
-    return {
+    return dict(readable({
         "finished": True, "student": student, "seed": seed, "rlhf_edu": __version__,
         "isolation": sandbox.level, "complaints": submission.complaints,
         "score": round(sum(q["score"] for q in questions), 6),
         "max_score": sum(q["max_score"] for q in questions), "questions": questions,
-    }
+    }))
 
 
 def unfinished(student: str, seed: int, level: str) -> dict[str, Any]:
@@ -78,6 +78,8 @@ def grade_one(folder: Path, exercises: tuple[str, ...], seed: int | None, json_f
         record.write_json(json_file, first)
     if gradescope_file is not None:
         record.write_json(gradescope_file, gradescope(first))
+    if html_file is not None:
+        write_html(html_file, first)
     with new_sandbox(level, tasks) as sandbox:
         report = grade_submission(read_submission(folder), tasks, seed, sandbox, student)
     print(terminal(report))

@@ -37,7 +37,7 @@ def test(name: str, points: float, right: bool | float, message: str = "", hint:
          public: bool = True) -> Test:
     """A test's line in the report; `right` may be a share of its points."""
     return {"name": name, "score": round(points * float(right), 6), "max_score": points,
-            "message": message, "hint": hint, "visibility": "public" if public else "hidden"}
+            "message": message[:2000], "hint": hint, "visibility": "public" if public else "hidden"}
 
 
 # ── implement ───────────────────────────────────────────────────────────────────────────────────
@@ -86,21 +86,32 @@ def quiz(task: Task, submission: Submission, sandbox: Sandbox, seed: int, studen
     return tests, {}
 
 
+def shown(given: Any) -> str:
+    """What was handed in, for a message: short, whatever it is."""
+    try:
+        text = repr(given)
+    except (RecursionError, ValueError):  # nested too deeply, or a number of too many digits
+        text = f"what is there ({type(given).__name__})"
+    return text if len(text) < 100 else f"{text[:100]}..."
+
+
 def judge_answer(q: Mapping[str, Any], given: Any) -> tuple[bool, str]:
     """Whether an answer to a quiz question is right, and the explanation that belongs to it."""
     if given is None:
         return False, "no answer was given"
     if "options" in q:  # a choice
         if not isinstance(given, str) or given not in q["options"]:
-            return False, f"{given!r} is no option; there are: {', '.join(q['options'])}"
+            return False, f"{shown(given)} is no option; there are: {', '.join(q['options'])}"
         return given == q["answer"], str(q["options"][given][1])
     if "items" in q:  # an ordering
-        if not isinstance(given, list) or sorted(map(str, given)) != sorted(q["items"]):
-            return False, f"expected these, each once, in order: {', '.join(q['items'])}"
-        return list(map(str, given)) == q["answer"], str(q.get("explanation", ""))
+        items = q["items"]
+        if not (isinstance(given, list) and len(given) == len(items)
+                and all(item in given for item in items)):
+            return False, f"expected these, each once, in order: {', '.join(items)}"
+        return given == q["answer"], str(q.get("explanation", ""))
     number = given if isinstance(given, int | float) and not isinstance(given, bool) else math.nan
-    if not math.isfinite(number):
-        return False, f"{given!r} is no number"
+    if not abs(number) < 1e300:  # NaN is not below it either
+        return False, f"{shown(given)} is no number"
     for words, slip in q.get("slips", {}).items():
         if abs(number - slip) <= q["tolerance"] < abs(slip - q["answer"]):
             return False, str(words)
@@ -118,16 +129,16 @@ def diagnose(task: Task, submission: Submission, sandbox: Sandbox, seed: int, st
     answers, problem = find_answers(submission, task.name)
     causes, points = task.checks["CAUSES"], task.checks.get("POINTS", (2, 1, 1))
     cause, metric, update = (answers.get(k) for k in ("cause", "metric", "update"))
-    if cause in causes:
+    if isinstance(cause, str) and cause in causes:
         words = causes[cause]
     else:
-        words = f"{cause!r} is no cause; there are: {', '.join(causes)}"
+        words = f"{shown(cause)} is no cause; there are: {', '.join(causes)}"
     where = made["evidence"].get(metric) if isinstance(metric, str) else None
-    inside = where is not None and isinstance(update, int) and where[0] <= update <= where[1]
+    inside = where is not None and type(update) is int and where[0] <= update <= where[1]
     return [
         test("cause", points[0], cause == made["cause"], problem or words),
         test("metric", points[1], where is not None,
-             problem or ("" if where else f"{metric!r} does not show this fault")),
+             problem or ("" if where else f"{shown(metric)} does not show this fault")),
         test("update", points[2], inside,
              problem or ("" if inside else "the fault does not show there")),
     ], {}
@@ -168,14 +179,14 @@ def not_allowed(config: Mapping[str, Any], allowed: Mapping[str, Any]) -> str:
         return f"{len(config)} fields are changed, {most} may be"
     for name, value in config.items():
         if name not in fields:
-            return f"{name!r} may not be changed; allowed are {', '.join(fields)}"
+            return f"{shown(name)} may not be changed; allowed are {', '.join(fields)}"
         limits = allowed[name]
         if isinstance(limits, list):
             if not any(type(value) is type(each) and value == each for each in limits):
-                return f"{name} = {value!r}: allowed are {', '.join(map(repr, limits))}"
+                return f"{name} = {shown(value)}: allowed are {', '.join(map(repr, limits))}"
         elif isinstance(value, bool) or not isinstance(value, int | float) or not (
                 limits[0] <= value <= limits[1]):
-            return f"{name} = {value!r}: allowed is a number from {limits[0]} to {limits[1]}"
+            return f"{name} = {shown(value)}: allowed is a number from {limits[0]} to {limits[1]}"
     return ""
 
 
@@ -221,10 +232,11 @@ def explain(task: Task, submission: Submission, sandbox: Sandbox, seed: int, stu
     tests = []
     for name, (question, options, points) in task.checks["CLAIMS"].items():
         said, (truth, evidence) = (claims or {}).get(name), facts[name]
-        words = str(evidence) if said in options else (
-            f"{question}: {said!r} is none of {', '.join(options)}")
+        words = str(evidence) if said in list(options) else (
+            f"{question}: {shown(said)} is none of {', '.join(options)}")
         tests.append(test(name, points, said == truth, problem or words))
-    prose = str(given.get("prose", ""))[:20_000]
+    prose = given.get("prose", "")
+    prose = prose[:20_000] if isinstance(prose, str) else shown(prose)
     sheet = {"prose": prose, "rubric": task.checks.get("RUBRIC", []),
              "model answer": task.checks.get("MODEL_ANSWER", "")}
     return tests, {"marking sheet": sheet}

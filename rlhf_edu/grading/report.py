@@ -1,6 +1,7 @@
 """A grade in the forms that people and systems read: a terminal, a page, Gradescope."""
 
 import html
+import re
 import shutil
 import textwrap
 from pathlib import Path
@@ -15,9 +16,23 @@ LADDER = {
 }
 
 
+# What moves the cursor, clears a screen, turns the direction of text, or is no character at all.
+UNREADABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def readable(content: Any) -> Any:
+    """The same text, or tree of texts, with such characters as escapes: \\x1b for one of them."""
+    if isinstance(content, str):
+        plain = content.replace("\r\n", "\n").replace("\r", "\n")
+        return UNREADABLE.sub(lambda found: ascii(found[0])[1:-1], plain)
+    if isinstance(content, dict):
+        return {readable(name): readable(each) for name, each in content.items()}
+    return [readable(each) for each in content] if isinstance(content, list | tuple) else content
+
+
 def points(number: float) -> str:
     """Points without needless digits."""
-    return f"{number:g}"
+    return f"{number:.12g}"
 
 
 def said(test: dict[str, Any]) -> list[str]:

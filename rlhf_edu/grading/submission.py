@@ -6,10 +6,12 @@ data and not code, by NAME.json. What cannot be read is said in a line; the rest
 """
 
 import importlib.util
+import io
 import json
 import os
 import re
 import stat
+import tokenize
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,9 @@ TOO_MANY = (f"more files were left out: {MAX_FILES} files and {MAX_ALL // 2**20}
             "allowed")
 # Neither a link is followed, should the file become one, nor a pipe waited for.
 READ = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
+# Not the start of a line of Python, such as `% count` and `!= x` below a bracket.
+MAGIC = re.compile(r"^([ \t]*)((?:%%?[A-Za-z]|!(?!=)|\?|[\w.]+\?).*)$", re.M)
+FOREIGN = re.compile(r"\s*%%(?!time|capture|prun)")
 SECTION = re.compile(r"^# %%[ \t]*(\w*)[^\n]*$", re.M)
 
 
@@ -109,13 +114,15 @@ class Code:
 
 def find_code(submission: Submission, name: str, function: str, all_names: list[str]) -> Code:
     """Where a question is answered: its own file, a notebook, a section, any file that fits."""
+    # As they were read: those at the top first.
     own = [path for path in submission.files if Path(path).name == f"{name}.py"]
     notebooks = [path for path in submission.files if path.endswith(".ipynb")]
     scripts = [path for path in submission.files if path.endswith(".py")]
     named = re.escape(function)
-    defines = re.compile(rf"^[ \t]*(?:async )?def {named}\b|^{named} *=", re.M)
+    defines = re.compile(rf"^[ \t]*(?:async )?(?:def|class) +{named}\b|^[ \t]*{named}[ \t]*[:=]|"
+                         rf"^[ \t]*from .*\bas +{named}\b", re.M)
     problem = ""
-    for path in (*sorted(own, key=len), *sorted(scripts), *sorted(notebooks)):
+    for path in (*own, *scripts, *notebooks):
         text = as_text(submission.files[path])
         if text is None:
             problem = problem or f"{path!r} is not a text file in UTF-8"
@@ -141,8 +148,11 @@ def find_code(submission: Submission, name: str, function: str, all_names: list[
 def as_text(content: bytes) -> str | None:
     """The text of a file as Python would read it, or None for what is no text."""
     try:
+        says = tokenize.detect_encoding(io.BytesIO(content).readline)[0]
+        if says.lower() in ("punycode", "idna"):  # of domain names: hours for a long file
+            return None
         text = importlib.util.decode_source(content)  # UTF-8, or what its first lines say
-    except (UnicodeDecodeError, SyntaxError):
+    except (ValueError, LookupError, SyntaxError):
         return None
     return None if "\0" in text else text.removeprefix("\ufeff")
 
@@ -169,7 +179,8 @@ def script_parts(text: str, name: str, all_names: list[str]) -> list[str]:
 def notebook_parts(text: str, name: str, all_names: list[str]) -> list[str] | None:
     """The code cells of a notebook, less those that are tagged for other questions.
 
-    Lines that only a notebook understands (% and !) become comments. None if it is no notebook.
+    Lines that only a notebook understands (%time, !ls, ?f, f?) become comments, and so do cells in
+    another language (%%bash). None if it is no notebook.
     """
     try:
         cells = json.loads(text)["cells"]
@@ -178,7 +189,7 @@ def notebook_parts(text: str, name: str, all_names: list[str]) -> list[str] | No
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     others = set(all_names) - {name}
-    return [re.sub(r"^([ \t]*)([%!?].*)$", r"\1pass  # \2", source, flags=re.M)
+    return [MAGIC.sub(r"\1pass  # \2", "" if FOREIGN.match(source) else source)
             for tags, source in code if name in tags or not tags & others]
 
 
@@ -187,7 +198,7 @@ def find_answers(submission: Submission, name: str) -> tuple[dict[str, Any], str
     found = [path for path in submission.files if Path(path).name == f"{name}.json"]
     if not found:
         return {}, f"no file answers this question: expected {name}.json"
-    text = as_text(submission.files[min(found, key=len)])
+    text = as_text(submission.files[found[0]])
     try:
         content = json.loads(text or "")
     except (ValueError, RecursionError):
