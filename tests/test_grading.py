@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,7 +31,7 @@ from rlhf_edu.grading.classroom import late_score
 from rlhf_edu.grading.grade import grade_submission, new_sandbox
 from rlhf_edu.grading.report import terminal, write_html
 from rlhf_edu.grading.sandbox import Question
-from rlhf_edu.grading.submission import Submission, find_code, read_submission
+from rlhf_edu.grading.submission import Submission, as_text, find_code, read_submission
 
 HERE = Path(__file__).parent
 FIXTURE, KINDS_FIXTURE = HERE / "grading_fixture", HERE / "grading_kinds"
@@ -108,6 +109,115 @@ def clip_ratio(logp, old_logp, eps):
         assert mark.encode() not in command
 
 
+def test_a_checker_that_is_killed_leaves_nothing_of_a_student(sandbox, tmp_path):
+    mark = f"left-alone-{os.getpid()}-{sandbox.level}"
+    code = f"""
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    os.execv(sys.executable, [{mark!r}, "-c", "import time; time.sleep(60)"])
+time.sleep(60)
+"""
+    checker = subprocess.Popen([sys.executable, "-c", (
+        "from rlhf_edu.grading.sandbox import Question, Sandbox\n"
+        f"box = Sandbox({sandbox.level!r}, [], 9)\n"
+        f"box.ask(Question('x.py', {{}}, [{code!r}], 'f', [{{}}], load_seconds=60.0))\n")])
+
+    def alive():
+        return [pid for pid in filter(str.isdigit, os.listdir("/proc"))
+                if mark.encode() in command_of(pid)[:100]]
+
+    deadline = time.monotonic() + 60
+    while not alive() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert alive()
+    checker.kill()
+    checker.wait()
+    deadline = time.monotonic() + 10
+    while alive() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive()
+
+
+def command_of(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.mark.parametrize("name", ["175_half_an_answer", "172_shared_memory"])
+def test_memory_is_counted_wherever_it_is(name, best, tasks):
+    report = grade_path(HERE / f"submissions/{name}.py", tasks[:1], 5, best)
+    message = report["questions"][0]["tests"][0]["message"]
+    assert message == "your code took more than 1 GB of memory"
+
+
+def test_no_folder_of_a_student_is_left(sandbox, tasks):
+    before = set(os.listdir("/tmp"))
+    grade_path(HERE / "submissions/177_deep_folders.py", tasks[:1], 5, sandbox)
+    left = [name for name in set(os.listdir("/tmp")) - before if name.startswith("tmp")]
+    assert not left
+
+
+def test_there_is_no_way_out_by_a_socket_or_shared_memory(sandbox, tmp_path):
+    path, heard = tmp_path / "bus", socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    bus = socket.socket(socket.AF_UNIX)
+    bus.bind(str(path))
+    bus.listen()
+    heard.bind(("127.0.0.1", 0))
+    for folder in (path, *path.parents[:3]):
+        folder.chmod(0o777)
+    code = """
+import ctypes, mmap, os, socket
+def f(path, port):
+    said = []
+    def attempt(what, call):
+        try:
+            if call() not in (False, -1):
+                said.append(what)
+        except OSError:
+            pass
+    libc = ctypes.CDLL(None)
+    attempt("unix", lambda: socket.socket(socket.AF_UNIX).connect(path))
+    attempt("udp", lambda: socket.socket(type=socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", port)))
+    attempt("memfd", lambda: os.memfd_create("x"))
+    attempt("shm", lambda: libc.shmget(0x5eed, 4096, 0o1600))
+    attempt("keys", lambda: libc.syscall(248, b"user", b"a", b"b", 1, -5))
+    attempt("limits", lambda: libc.prlimit(os.getppid(), 1, None, None) == 0)
+    attempt("priority", lambda: os.setpriority(os.PRIO_PROCESS, 0, 5))
+    attempt("signal", lambda: os.kill(os.getppid(), 0))
+    return " ".join(said)
+"""
+    asked = sandbox.ask(Question("x.py", {}, [code], "f", [
+        {"path": str(path), "port": heard.getsockname()[1]}]))
+    assert asked.answers[0]["value"] == ""
+    heard.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        heard.recv(10)
+
+
+def test_where_landlock_lets_signals_out_a_filter_keeps_them_in():
+    code = ("import os, signal; from rlhf_edu.grading import isolation\n"
+            "isolation.refuse_calls(signals=True)\n"
+            "for who in (os.getppid(), -1, 0):\n"
+            "    try:\n        os.kill(who, 0); print('sent to', who)\n"
+            "    except PermissionError:\n        pass\n"
+            "os.kill(os.getpid(), 0); print('sent to itself')\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "sent to itself\n", done
+
+
+@pytest.mark.parametrize("root, landlock, known, reach", [
+    (True, 7, True, False), (True, 0, True, True), (False, 7, True, False),
+    (False, 0, True, True), (False, 7, False, True)])
+def test_a_zygote_within_reach_is_not_used_again(root, landlock, known, reach, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 0 if root else 1000)
+    monkeypatch.setattr(isolation, "landlock_abi", lambda: landlock)
+    monkeypatch.setattr(isolation, "seccomp_known", lambda: known)
+    assert isolation.zygote_in_reach() is reach
+
+
 def test_what_must_not_be_read_cannot_be(sandbox, tasks):
     code = """
 import os
@@ -175,6 +285,33 @@ def test_without_fork_the_grade_is_the_same(name, want, tasks, monkeypatch):
     assert got == want
 
 
+RIGHT = (HERE / "submissions/00_correct.py").read_text()
+WRONG = "def clip_ratio(*given, **named):\n    return 1\nkl_penalty = clip_ratio\n"
+
+
+@pytest.mark.parametrize("files", [
+    {".ipynb_checkpoints/a-checkpoint.py": WRONG, ".git/a.py": WRONG, "a.py": RIGHT},
+    {"__MACOSX/a.py": WRONG, "__pycache__/a.py": WRONG, "b.py": RIGHT},
+    {"old/a.py": WRONG, "z.py": RIGHT}, {"old/q1.py": WRONG, "old/q2.py": WRONG, "q1.py": RIGHT,
+                                         "week 3/more/q2.py": WRONG, "q2.py": RIGHT},
+    {f".git/{i}": "x" for i in range(600)} | {"a.py": RIGHT},
+    {"hw 1/q1.py": "from .helper import *\n".replace(".", ""), "hw 1/helper.py": RIGHT,
+     "q2.py": RIGHT},
+    {"hw/q1.py": "open('data/x.txt').close()\n" + RIGHT, "hw/data/x.txt": "1",
+     "q2.py": "import pathlib\npathlib.Path(__file__).with_name('y').read_text()\n" + RIGHT,
+     "y": "2"},
+    {"a.py": "from helper import one as clip_ratio\nfrom helper import two as kl_penalty\n",
+     "helper.py": RIGHT.replace("def clip_ratio", "def one").replace("def kl_penalty", "def two")},
+    {"random.py": RIGHT, "torch.py": WRONG.replace("kl_penalty", "x").replace("clip_ratio", "y")},
+])
+def test_what_is_found_in_a_folder_is_what_its_student_would_run(files, best, tasks, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    report = grade_path(tmp_path, tasks[:2], 5, best)
+    assert scores(report) == {"q1": 4, "q2": 4} and not report["complaints"]
+
+
 def test_importing_the_package_says_to_write_it(best):
     code = "def f():\n    import rlhf_edu.ppo_clip\n"
     error = best.ask(Question("x.py", {}, [code], "f", [{}])).answers[0]["error"]
@@ -239,6 +376,18 @@ def test_an_error_in_a_notebook_names_the_line_of_its_cell(best, tasks, tmp_path
         (["q1"], "def clip_ratio(logp, old_logp, eps):\n    return logp + []['x']")))
     q = grade_path(tmp_path, tasks[:1], 5, best)["questions"][0]
     assert "(line 2 of its cell: return logp + []['x'])" in q["tests"][0]["message"]
+
+
+def test_a_notebook_may_hold_what_only_a_notebook_understands(best, tasks, tmp_path):
+    (tmp_path / "homework.ipynb").write_text(notebook(
+        ([], "%matplotlib inline\n!pip list\n?open\nimport numpy as np\nnp.clip?\nnp.exp??"),
+        ([], "%%bash\nls | wc -l; echo \"it's\""), ([], "%%time\nEPS = 1"), ([], "\n%%html\n<b>"),
+        ([], "if True:\n    %timeit EPS\n    !ls"), ([], "open('nowhere.csv')"), ([], "1 +"),
+        ([], "said = ('%d'\n        % 3)\nassert said == '3'"),
+        (["q1"], "def clip_ratio(logp, old_logp, eps):\n"
+                 "    same = (eps\n            != eps)\n"
+                 "    return np.clip(np.exp(logp - old_logp), EPS - eps, EPS + eps + same)")))
+    assert scores(grade_path(tmp_path, tasks[:1], 5, best)) == {"q1": 4}
 
 
 # ── An instructor's own assignment ──────────────────────────────────────────────────────────────
@@ -547,6 +696,13 @@ def test_bytes_that_belong_to_nothing_are_refused():
         wire.rebuild({"kind": "none"}, memoryview(b"x"))
 
 
+@pytest.mark.parametrize("codec", ["punycode", "PunyCode", "idna", "rot13", "undefined", "x" * 99])
+def test_an_encoding_that_is_none_for_files_stops_nobody(codec, tmp_path):
+    began = time.monotonic()
+    assert as_text(f"# coding: {codec}\n-".encode() + b"zb." * 10**6) is None
+    assert time.monotonic() - began < 5
+
+
 # ── The other kinds ─────────────────────────────────────────────────────────────────────────────
 @pytest.fixture
 def answers(tmp_path, best):
@@ -574,6 +730,25 @@ def test_a_quiz_explains_every_answer_wrong_ones_included(answers):
 def test_a_quiz_takes_any_answer_without_breaking(answers, given):
     q = answers("choices", direction=given, twice=given, order=given)
     assert q["score"] == 0
+
+
+HOSTILE = ['["x"]', '{"a": 1}', "1" + "0" * 400, "1" * 4000, "1" * 5000, "[" * 900 + "]" * 900,
+           "[" * 3000 + "]" * 3000, "1e400", "NaN", '"\\ud800"', '"' + "x" * 10**6 + '"', "true",
+           "null", '[["sft"], "ppo", 1]', '{"mechanism": ["x"], "direction": {}}']
+
+
+@pytest.mark.parametrize("name, keys", [
+    ("choices", ("direction", "twice", "order")), ("fault", ("cause", "metric", "update")),
+    ("change", ("beta", "placement")), ("essay", ("claims", "prose"))])
+def test_no_answer_stops_the_grader_or_fills_its_report(name, keys, best, tmp_path):
+    task = load_assignment(KINDS_FIXTURE, (name,))
+    for value in HOSTILE:
+        (tmp_path / f"{name}.json").write_text(
+            "{" + ", ".join(f'"{key}": {value}' for key in keys) + "}")
+        report = grade_path(tmp_path, task, 5, best, "s")
+        text = json.dumps(report, ensure_ascii=False)
+        assert report["score"] == 0 and len(text) < 60_000
+        text.encode()
 
 
 def test_a_diagnosis_is_a_cause_and_where_the_evidence_is(answers):
@@ -770,6 +945,61 @@ def test_a_report_that_lies_about_its_submission_is_not_believed(class_folder, t
     run_class(class_folder, target, "--seed", "4")
     rows = {row["student"]: row for row in csv.DictReader(target.open())}
     assert float(rows["student 1"]["score"]) == 0
+
+
+def test_no_name_and_no_message_stops_a_class_or_its_reader(tmp_path, capsys):
+    folder = tmp_path / "class"
+    names = [b"M\xfcller", b"M\xe4ller", b"=1+1 \x1b[2J", "Оле́г".encode()]
+    for name in names:
+        place = os.path.join(os.fsencode(folder), name)
+        os.makedirs(place)
+        shutil.copy(HERE / "submissions/178_strange_errors.py", os.path.join(place, b"a.py"))
+    shutil.copy(HERE / "submissions/00_correct.py", folder / "good.py")
+    (folder / "gone").symlink_to("nowhere")
+    assert run_class(folder, tmp_path / "s.csv", "--seed", "4", "--due", "2020-01-01") == 0
+    rows = list(csv.DictReader((tmp_path / "s.csv").open()))
+    assert len(rows) == 6 and sum(float(row["score"]) for row in rows) == 8
+    assert len(list((tmp_path / "s-reports").glob("*-*.html"))) == 6
+    assert main(["grade", str(HERE / "submissions/178_strange_errors.py"), "--assignment",
+                 str(FIXTURE), "--exercise", "q1", "--html", str(tmp_path / "s-x.html")]) == 0
+    said = capsys.readouterr().out
+    assert [line for line in said.splitlines() if line.startswith("score")] == ["score: 0 of 4"]
+    texts = [said, *(p.read_text() for p in [*tmp_path.glob("s*.*"), *tmp_path.glob("s-*/*.*")])]
+    for text in texts:
+        assert not re.search("[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e]", text)
+
+
+def test_a_report_that_is_no_report_is_made_again(class_folder, tmp_path):
+    run_class(class_folder, tmp_path / "s.csv", "--seed", "4")
+    good = next((tmp_path / "s-reports").glob("student_0-*.json"))
+    for broken in ("", "[]", "{}", '{"finished": true}', "{" * 10):
+        good.write_text(broken)
+        assert run_class(class_folder, tmp_path / "s.csv", "--seed", "4") == 0
+        rows = {row["student"]: row for row in csv.DictReader((tmp_path / "s.csv").open())}
+        assert float(rows["student 0"]["score"]) == 8 and not rows["student 0"]["complaints"]
+
+
+def test_what_a_computer_leaves_in_a_folder_makes_nobody_late(tmp_path):
+    (tmp_path / "a/__pycache__").mkdir(parents=True)
+    for name, when in (("q1.py", 1000), ("x/y.py", 2000), (".DS_Store", 9000),
+                       ("__pycache__/q1.pyc", 9000), (".git/index", 9000)):
+        (tmp_path / "a" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "a" / name).touch()
+        os.utime(tmp_path / "a" / name, (when, when))
+    assert classroom.newest(tmp_path / "a") == 2000
+    assert classroom.newest(tmp_path / "a/q1.py") == 1000
+    assert classroom.newest(tmp_path / "nowhere") == 0
+
+
+def test_nobody_gets_the_score_of_another_by_a_name(tmp_path):
+    book = tmp_path / "canvas.csv"
+    book.write_text("Student,ID,SIS Login ID\n    Points Possible,,\nanna,7,mallory\nAnna,8,anna\n"
+                    "J,9,j\nJohn,10,j.doe\nOlga,11,x\n")
+    found = {name: {"score_after_late_policy": score}
+             for name, score in (("anna", 8.0), ("j.doe", 5.0), ("11.ipynb", 12345678.5))}
+    classroom.fill_canvas(book, tmp_path / "filled.csv", found)
+    rows = list(csv.DictReader((tmp_path / "filled.csv").open()))
+    assert [r["rlhf_edu"] for r in rows] == ["", "", "8", "", "5", "12345678.5"]
 
 
 def test_canvas_gets_a_column(class_folder, tmp_path):
