@@ -19,6 +19,7 @@ from rlhf_edu.grading import wire, worker
 from rlhf_edu.grading.assignment import Task, load
 
 Answer = dict[str, Any]
+ARRAYS = Tensor | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -167,9 +168,6 @@ def _difference(what: str, got: Any, want: Any, tolerance: float,
     numbers = f"got {_digits(a[tuple(first)])}, expected {_digits(b[tuple(first)])}"
     count = f"{int(wrong.sum())} of {wrong.numel()} entries are wrong; first at {first}: "
     return Problem(f"{what}: {count if a.dim() else ''}{numbers}", DIFFER)
-
-
-ARRAYS = Tensor | np.ndarray
 
 
 def _digits(number: Tensor) -> str:
