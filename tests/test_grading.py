@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -166,8 +167,9 @@ def test_there_is_no_way_out_by_a_socket_or_shared_memory(sandbox, tmp_path):
     bus.bind(str(path))
     bus.listen()
     heard.bind(("127.0.0.1", 0))
-    for folder in (path, *path.parents[:3]):
-        folder.chmod(0o777)
+    for place in (path, *path.parents[:3]):  # root's worker is another user
+        if place.stat().st_uid == os.geteuid() and place != Path("/tmp"):
+            place.chmod(0o777)
     code = """
 import ctypes, mmap, os, socket
 def f(path, port):
@@ -195,6 +197,79 @@ def f(path, port):
     heard.setblocking(False)
     with pytest.raises(BlockingIOError):
         heard.recv(10)
+
+
+def test_a_worker_has_its_limits_and_nothing_of_its_parents(sandbox, monkeypatch):
+    monkeypatch.setenv("SECRET_OF_THE_GRADER", "1")
+    code = """
+import os, resource
+def f():
+    names = ("NPROC", "FSIZE", "AS", "NOFILE", "CPU", "CORE")
+    limits = {name: list(resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))) for name in names}
+    powers = []
+    for who in ("self", os.getppid()):
+        with open(f"/proc/{who}/status") as file:
+            powers += [int(line.split()[1], 16) for line in file if line[:7] == "CapEff:"]
+    with open("/proc/net/dev") as file:
+        devices = sorted(line.split(":")[0].strip() for line in file if ":" in line)
+    with open("/proc/self/oom_score_adj") as file:
+        first_to_go = int(file.read())
+    return {"limits": limits, "environment": sorted(os.environ), "devices": devices,
+            "powers": powers, "files": sorted(int(fd) for fd in os.listdir("/proc/self/fd")),
+            "processes": sum(p.isdigit() for p in os.listdir("/proc")), "first": first_to_go}
+"""
+    with new_sandbox(sandbox.level, [], slot=6) as box:
+        asked = box.ask(Question("x.py", {}, [code], "f", [{}], seconds=3.0, load_seconds=7.0))
+    found = asked.answers[0]["value"]
+    limits, root = found["limits"], os.geteuid() == 0
+    assert all(soft == hard > -1 for soft, hard in limits.values())
+    assert limits["CPU"][0] == 30 and limits["CORE"][0] == 0
+    assert limits["FSIZE"][0] == isolation.FILE_SIZE and limits["NOFILE"][0] == isolation.OPEN_FILES
+    assert isolation.PROCESSES <= limits["NPROC"][0] < isolation.PROCESSES + 20 or not root
+    assert isolation.MEMORY < limits["AS"][0] < isolation.MEMORY + 16 * 2**30
+    assert not [name for name in found["environment"] if "SECRET" in name]
+    only_to_read = 1 << 2  # DAC_READ_SEARCH
+    assert found["powers"][0] in (0, only_to_read)
+    assert {200, 201} <= set(found["files"]) and len(found["files"]) == 6  # and the listing's own
+    assert found["first"] == 1000
+    if sandbox.level == "bubblewrap":
+        assert found["devices"] == ["lo"] and found["processes"] < 10
+        assert bin(found["powers"][1]).count("1") <= 6
+
+
+@LOCK
+def test_landlock_alone_keeps_connections_and_signals_in():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        code = ("import os, socket; from rlhf_edu.grading import isolation\n"
+                "isolation.landlock(['/'], [])\n"
+                "def attempt(what, call):\n"
+                "    try:\n        call()\n        print(what)\n"
+                "    except OSError:\n        pass\n"
+                "attempt('connected', lambda: socket.create_connection(('127.0.0.1', "
+                f"{server.getsockname()[1]})))\n"
+                "attempt('signalled', lambda: os.kill(os.getppid(), 0))\n"
+                "attempt('wrote', lambda: open('/tmp/x-landlock', 'w'))\n"
+                "attempt('read', lambda: open('/etc/passwd'))\n")
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    abi = isolation.landlock_abi()
+    may = (["connected"] if abi < 4 else []) + (["signalled"] if abi < 6 else []) + ["read"]
+    assert done.stdout.split() == may, done
+
+
+def test_what_is_hidden_is_left_out_of_what_may_be_read(tmp_path):
+    for name in ("a/x", "b/secret/x", "b/open/x"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    (tmp_path / "b/link").symlink_to(tmp_path / "b/secret")
+    hidden = str(tmp_path / "b/secret")
+    for also in ([str(tmp_path)], [str(tmp_path / "b")], [hidden], [str(tmp_path / "b/link")],
+                 [f"{hidden}/x"]):
+        places = isolation.readable_places(also, [hidden])
+        assert not [p for p in places if hidden.startswith(p) or p.startswith(hidden)], also
+    assert {str(tmp_path / "a"), str(tmp_path / "b/open")} <= set(
+        isolation.readable_places([str(tmp_path)], [hidden]))
 
 
 def test_where_landlock_lets_signals_out_a_filter_keeps_them_in():
@@ -422,6 +497,8 @@ def assignment(tmp_path, best):
     ("x.long() * 2**60", "x.long() << 60", "x.long() * 2**60 + 1", "2 of 2 entries"),
     ("x / 0 - x / 0", "x * float('nan')", "x", "got 1, expected nan"),
     ("None", "print(x)", "0", "returned int, expected NoneType"),
+    ("x", "x + 0", "x.numpy()", "returned a numpy array, expected a torch.Tensor"),
+    ("x.numpy()", "np.array([1, 4], 'float32')", "x", "returned a torch.Tensor, expected a numpy"),
 ])
 def test_a_function_may_return_whatever_travels(assignment, right, also, wrong, words):
     text = "def f(x):\n    return {}\n"
@@ -689,6 +766,31 @@ def test_a_value_comes_back_as_it_was(value):
 def test_what_is_no_value_is_refused(tree):
     with pytest.raises(wire.WireError):
         wire.rebuild(tree, memoryview(b"\0" * 4))
+
+
+@pytest.mark.parametrize("tree", [
+    {"kind": "int", "value": 2**63}, {"kind": "int", "value": -(2**63)},
+    {"kind": "int", "value": True}, {"kind": "str", "value": 1}, {"kind": "bool", "value": 1}])
+def test_a_number_that_is_none_is_refused(tree):
+    with pytest.raises(wire.WireError):
+        wire.rebuild(tree, memoryview(b""))
+
+
+def test_a_truth_value_has_one_byte_that_means_it():
+    tree = {"kind": "torch", "dtype": "bool", "shape": [3], "bytes": 3}
+    assert wire.rebuild(tree, memoryview(b"\2\0\1")).view(torch.uint8).tolist() == [1, 0, 1]
+
+
+def test_no_message_is_longer_than_is_allowed(monkeypatch):
+    for sizes in ((2**32 - 1, 0), (2, 2**32 - 1)):
+        ours, theirs = os.pipe()
+        os.write(theirs, struct.pack("!II", *sizes) + b"{}")
+        with pytest.raises(wire.WireError, match="too long"):
+            wire.receive(ours, time.monotonic() + 5)
+        os.close(ours)
+        os.close(theirs)
+    monkeypatch.setattr(wire, "MAX_BYTES", 8)
+    assert wire.describe([np.zeros(1), np.zeros(1)], [])["items"][1]["kind"] == "other"
 
 
 def test_bytes_that_belong_to_nothing_are_refused():
