@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
@@ -140,6 +141,47 @@ time.sleep(60)
     assert not alive()
 
 
+@LOCK
+def test_a_question_whose_process_is_killed_leaves_nothing_and_the_next_is_answered(tmp_path):
+    mark = f"left-over-{os.getpid()}"
+    code = f"""
+import os, sys, time
+def f():
+    if os.fork() == 0:
+        os.setsid()
+        os.execv(sys.executable, [{mark!r}, "-c", "import time; time.sleep(60)"])
+    time.sleep(60)
+"""
+
+    def alive():
+        return [pid for pid in filter(str.isdigit, os.listdir("/proc"))
+                if command_of(pid).startswith(mark.encode())]
+
+    def children(pid):
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+    with new_sandbox("landlock", [], slot=5) as box:
+        assert box.ask(Question("x.py", {}, ["f = abs"], "f", [{}])).answers
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(box.ask, Question("x.py", {}, [code], "f", [{}], seconds=60.0))
+            deadline = time.monotonic() + 30
+            while not alive() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            (of_question,) = children(box.process.pid)
+            os.kill(int(of_question), signal.SIGKILL)
+            assert asked.result().answers == [{"stopped": "ended the process that was to run it"}]
+        assert not alive()
+        code = "def f():\n    return 7\n"
+        assert box.ask(Question("x.py", {}, [code], "f", [{}])).answers[0]["value"] == 7
+
+
+def test_a_file_that_ends_its_process_each_time_is_not_called_for_ever(sandbox):
+    code = "import os\ndef f(x):\n    os._exit(x)\n"
+    asked = sandbox.ask(Question("x.py", {}, [code], "f", [{"x": i} for i in range(5)]))
+    assert [a["stopped"] for a in asked.answers] == [
+        *(f"ended its Python process with exit code {i}" for i in range(3)), *[wire.NOT_CALLED] * 2]
+
+
 def command_of(pid):
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -235,6 +277,31 @@ def f():
     if sandbox.level == "bubblewrap":
         assert found["devices"] == ["lo"] and found["processes"] < 10
         assert bin(found["powers"][1]).count("1") <= 6
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0 or not shutil.which("setpriv"),
+                    reason="needs root, and setpriv")
+@pytest.mark.parametrize("missing", ["", "dac_read_search"])
+def test_no_power_of_root_is_left_to_a_worker(missing, tmp_path):
+    """Also in a container, whose root has fewer powers to begin with."""
+    code = ("from rlhf_edu.grading import worker\n"
+            f"job = {{'level': 'landlock', 'uid': 60005, 'folder': {str(tmp_path)!r},\n"
+            "       'readable': ['/proc'], 'cpu_seconds': 10}\n"
+            f"worker.lock_in(job, {str(tmp_path)!r})\n"
+            "with open('/proc/self/status') as file:\n"
+            "    print(*[int(line.split()[1], 16) for line in file if line.startswith('CapPrm')])")
+    words = ["setpriv", f"--bounding-set=-{missing}", f"--inh-caps=-{missing}"] if missing else []
+    done = subprocess.run([*words, sys.executable, "-c", code], capture_output=True, text=True)
+    kept = 0 if missing or not isolation.landlock_abi() else 1 << 2  # DAC_READ_SEARCH
+    assert done.stdout.split() == [str(kept)], done.stderr
+
+
+@WRAP
+def test_bubblewrap_alone_keeps_what_is_readable_from_being_written(tmp_path):
+    places = isolation.readable_places([str(tmp_path)], [])
+    command = isolation.bubblewrap(["/usr/bin/touch", str(tmp_path / "x")], places, {})
+    assert subprocess.run(command, capture_output=True).returncode != 0
+    assert not (tmp_path / "x").exists()
 
 
 @LOCK
@@ -635,6 +702,14 @@ def test_what_is_too_large_is_said(tmp_path):
     assert "50 MB" in read_submission(tmp_path).complaints[0]
 
 
+def test_no_more_files_are_read_than_are_allowed(tmp_path, monkeypatch):
+    monkeypatch.setattr("rlhf_edu.grading.submission.MAX_FILES", 5)
+    for i in range(8):
+        (tmp_path / f"{i}.py").write_text("x")
+    found = read_submission(tmp_path)
+    assert len(found.files) == 5 and found.complaints[0].startswith("3 more files were left out")
+
+
 def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
     folder = tmp_path / "student"
     folder.mkdir()
@@ -828,6 +903,18 @@ def test_a_quiz_explains_every_answer_wrong_ones_included(answers):
         "that is the forward one", "that is its square", "imitate, judge, optimise"]
 
 
+@pytest.mark.parametrize("away, points", [(0.009, 1), (-0.009, 1), (0.011, 0), (-0.011, 0)])
+def test_a_number_is_right_within_its_tolerance(answers, away, points):
+    task = load_assignment(KINDS_FIXTURE, ("choices",))[0]
+    number = task.checks["questions"](task.generator(5, "s"))[1]
+    assert answers("choices", twice=number["answer"] + away)["score"] == points
+
+
+def test_no_two_questions_have_the_same_numbers(tasks):
+    drawn = {float(torch.rand(1, generator=task.generator(5, "s"))) for task in tasks}
+    assert len(drawn) == len(tasks)
+
+
 @pytest.mark.parametrize("given", ["x", None, True, [1], float("nan"), {"a": 1}, "b" * 10])
 def test_a_quiz_takes_any_answer_without_breaking(answers, given):
     q = answers("choices", direction=given, twice=given, order=given)
@@ -858,7 +945,9 @@ def test_a_diagnosis_is_a_cause_and_where_the_evidence_is(answers):
     made = task.checks["log"](task.generator(5, "s"))
     metric = next(iter(made["evidence"]))
     assert answers("fault", cause=made["cause"], metric=metric, update=7)["score"] == 4
-    assert answers("fault", cause=made["cause"], metric=metric, update=1)["score"] == 3
+    first, last = made["evidence"][metric]
+    for update in (1, first - 1, last + 1, True, str(first)):
+        assert answers("fault", cause=made["cause"], metric=metric, update=update)["score"] == 3
     assert answers("fault", cause="bad luck", metric="lr", update="x")["score"] == 0
 
 
@@ -875,6 +964,13 @@ def test_an_intervention_is_run_on_hidden_seeds(answers):
 def test_a_configuration_that_is_not_allowed_is_not_run(answers, config, words):
     q = answers("change", **config)
     assert q["score"] == 0 and words in q["tests"][0]["message"]
+
+
+def test_no_more_may_be_changed_than_is_allowed():
+    allowed = {"beta": (0.0, 1.0), "placement": ["loss", "reward"], "most changes": 1}
+    assert not kinds.not_allowed({"beta": 0.5}, allowed)
+    assert "2 fields are changed, 1 may be" in kinds.not_allowed(
+        {"beta": 0.5, "placement": "loss"}, allowed)
 
 
 def test_an_experiment_that_takes_too_long_is_stopped(tmp_path):
@@ -1081,6 +1177,40 @@ def test_a_report_that_is_no_report_is_made_again(class_folder, tmp_path):
         assert float(rows["student 0"]["score"]) == 8 and not rows["student 0"]["complaints"]
 
 
+def test_a_kept_report_counts_for_the_same_work_alone(class_folder, tmp_path, monkeypatch):
+    assignment = shutil.copytree(FIXTURE, tmp_path / "assignment")
+    for place in class_folder.iterdir():
+        if place.is_symlink() or place.is_file():
+            place.unlink()
+        else:
+            shutil.rmtree(place)
+    shutil.copy(HERE / "submissions/00_correct.py", class_folder / "loose.py")
+    graded = []
+    real = classroom.grade_submission
+    monkeypatch.setattr(classroom, "grade_submission",
+                        lambda *given: graded.append(given[2]) or real(*given))
+
+    def run(seed):
+        graded.clear()
+        assert main(["grade-class", str(class_folder), "--csv", str(tmp_path / "s.csv"), "--seed",
+                     seed, "--assignment", str(assignment), "--exercise", "q1", "q2"]) == 0
+        return list(graded)
+
+    assert run("4") == [4] and run("4") == []
+    assert run("5") == [5]  # another seed
+    with (assignment / "q1_checks.py").open("a") as file:
+        file.write("SECONDS = 3.0\n")
+    assert run("5") == [5]  # another assignment
+    with (class_folder / "loose.py").open("a") as file:
+        file.write("# more\n")
+    assert run("5") == [5]  # another submission
+    report = next((tmp_path / "s-reports").glob("loose*.json"))
+    report.write_text(json.dumps(json.loads(report.read_text()) | {"finished": False}))
+    assert run("5") == [5]  # one that did not finish
+    monkeypatch.setattr(classroom, "choose_level", lambda allow_weak: "weak")
+    assert run("5") == ([5] if LEVEL != "weak" else [])  # another isolation
+
+
 def test_what_a_computer_leaves_in_a_folder_makes_nobody_late(tmp_path):
     (tmp_path / "a/__pycache__").mkdir(parents=True)
     for name, when in (("q1.py", 1000), ("x/y.py", 2000), (".DS_Store", 9000),
@@ -1116,6 +1246,13 @@ def test_canvas_gets_a_column(class_folder, tmp_path):
                                         (86_401, 8), (30 * 86_400, 0)])
 def test_the_late_policy(late, left):
     assert late_score(10, 1000 + late, 1000) == left
+
+
+@pytest.mark.parametrize("start", "=+-@\t\r")
+def test_a_cell_of_a_spreadsheet_starts_with_no_sign_of_a_formula(start, tmp_path):
+    classroom.write_csv(tmp_path / "x.csv", [[f"{start}1+1"]])
+    with (tmp_path / "x.csv").open(newline="") as file:
+        assert next(csv.reader(file)) == [f"'{start}1+1"]
 
 
 def test_a_spreadsheet_runs_nothing_that_a_student_wrote(tmp_path):

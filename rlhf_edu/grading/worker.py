@@ -66,9 +66,12 @@ def lock_in(job: dict[str, Any], scratch: str) -> None:
         os.setresgid(uid, uid, uid)
         libc.prctl(KEEPCAPS, 1, 0, 0, 0)
         os.setresuid(uid, uid, uid)
-        header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-        keep = 1 << DAC_READ_SEARCH if isolation.landlock_abi() else 0
-        libc.capset(header, (ctypes.c_uint32 * 6)(keep, keep, 0, 0, 0, 0))
+        header, held = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+        libc.capget(header, held)
+        # In a container root may be without it; to keep what one has not is refused as a whole.
+        keep = held[1] & 1 << DAC_READ_SEARCH if isolation.landlock_abi() else 0
+        if libc.capset(header, (ctypes.c_uint32 * 6)(keep, keep, 0, 0, 0, 0)):
+            raise OSError("the powers of root cannot be given up")
     isolation.die_with_parent()
     isolation.limit(int(job["cpu_seconds"]))
     if level == "weak":
