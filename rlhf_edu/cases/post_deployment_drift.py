@@ -24,12 +24,14 @@ The second and the third do not add up on one critic, and that is arithmetic: a 
 low makes the mean advantage positive, and whitening then takes something away. Whitening lifts a
 reply where the penalty was moved into the reward and the critic is still that of the plain returns.
 
-The critic is the weakest suspect. Fitted to the policy's returns it takes a little of the advantage
-away, so it did lag. But the design of this case expected a critic that explains the shaped returns
-worse than a constant, EV < 0, and ours explains most of them: EV 0.77 and 0.84 on seeds 0 and 1.
-That threshold does not fit. EV is 1 − Var(R − V)/Var(R), and a variance does not see that V is too
-low everywhere, which is what lagging is; and a critic whose trunk starts as the reward model's
-knows from its first updates which replies are paid well. EV is reported, with its interval.
+The critic is the weakest suspect, and an early one. After four updates a critic fitted to the
+policy's returns takes some of the advantage away; after twenty it has caught up, and the same test
+finds nothing (−0.001 [−0.065, 0.063] on seeds 21 to 25). The design of this case expected a critic
+that explains the shaped returns worse than a constant, EV < 0. Ours explains most of them after
+twenty updates (0.79, and 0.61 or more on every seed). That threshold does not fit: EV is 1 − Var(R
+− V)/Var(R), a variance does not see that V is too low everywhere, which is what lagging is, and a
+critic whose trunk starts as the reward model's soon knows which replies are paid well. EV is
+reported, with its interval.
 
 There is a further reason, and it is often enough by itself: the reply is *right*. The baseline is
 what the policy says on average, wrong answers included, and a right answer beats it with or without
@@ -43,12 +45,17 @@ was a coin toss (see what was tried); with 512 and 24 it is not.
 
 The changes have the penalty where it acts, in the reward (k1, β = 1). That alone slows the drift
 and leaves its cause, for the courtesy still pays. Concise-preferred pairs beside it (a tenth of all
-pairs, bought on the slice, a label each) take the cause away: r(verbose) − r(concise) < 0, and LEN
-stays within ± 10 %. A cure that makes answers ever shorter is the same illness with its sign
-turned, and the same pairs *without* the penalty were such a cure: LEN on the slice −44 and −45 % on
-seeds 0 and 1. A length head in their place, which takes length while the reward model is learned
-and is dropped when it is used, costs no label; it brought the bonus near 0, but not below, and is
-reported.
+pairs, bought on the slice, a label each) take the cause away: r(verbose) − r(concise) < 0. A cure
+that makes answers ever shorter is the same illness with its sign turned, and with the story's own
+penalty the same pairs were such a cure: LEN on the slice −44 and −45 % on seeds 0 and 1. A length
+head in place of the pairs, which takes length while the reward model is learned and is dropped when
+it is used, costs no label; it brings the bonus near 0, to either side, and is reported.
+
+What does not hold yet. On seeds 21 to 25 LEN on the slice ends 10 to 23 % below the reference's
+with the concise-preferred pairs, not within ± 10 %. A part of that is honest, since wrong replies,
+which are longer, become right (0.74 to 0.82 of them are right, and GOLD on the slice rises from
+0.95 to 1.3). A larger β does not cure it: where the penalty is most of the reward, its noise moves
+the policy, too.
 
 What would have refuted the story: a bonus of 0 or less, a penalty that is not larger for the
 courteous reply, an advantage below 0, other prompts that grow as fast. (Item 27.)
@@ -97,6 +104,7 @@ EVEN_PAIRS, EVEN = 1500, 0.5  # the same elsewhere
 CONCISE_PAIRS = 1200  # of the first change: a tenth of the pairs above, on the slice
 LENGTH_HEAD = 0.3  # λ of the second
 UPDATES, AUDIT = 24, 20  # PPO; the update after which the replies are looked at closely
+EARLY = 4  # likewise for the critic, before it has caught up
 # Large batches: one reply in six is to a short question, and the bonus is a tenth of the noise.
 PPO = RLHFConfig(updates=UPDATES, batch_size=512, num_mini_batches=4, lr=1.5e-4, kl_coef=0.1,
                  kl_placement="loss", kl_estimator="k3", lam=1.0)
@@ -290,18 +298,19 @@ def drift(room: Room) -> dict[str, Any]:
         found[f"{name}/bonus"] = bonus(reward_model)
         logs: list[float] = []
         lengths: list[dict[str, float]] = []
-        kept: dict[str, Transformer] = {}
+        kept: dict[int, tuple[Transformer, Transformer]] = {}
 
         def after(
             state: TrainingState, metrics: dict[str, float], logs: list[float] = logs,
-            lengths: list[dict[str, float]] = lengths, kept: dict[str, Transformer] = kept,
+            lengths: list[dict[str, float]] = lengths,
+            kept: dict[int, tuple[Transformer, Transformer]] = kept,
         ) -> None:
             logp = logprobs_of(state.policy, prompts, courteous)
             logs.append(float((logp * mask).sum(1).mean()))
             if state.update in (AUDIT, UPDATES):
                 lengths.append(meters(state.policy, seed))
-            if state.update == AUDIT:
-                kept.update(policy=deepcopy(state.policy), critic=deepcopy(state.value))
+            if state.update in (EARLY, AUDIT):
+                kept[state.update] = deepcopy(state.policy), deepcopy(state.value)
 
         train_rlhf(config, start(config, reference, reward_model), reference, reward_model, after)
         end = lengths[-1]
@@ -312,7 +321,9 @@ def drift(room: Room) -> dict[str, Any]:
         if name == "story":
             found |= {"logp": logs, "logp_rise": (
                 logs[-1] - float((before * mask).sum(1).mean())) / UPDATES}
-            found |= audit(kept["policy"], kept["critic"], reference, reward_model, seed)
+            found |= audit(*kept[AUDIT], reference, reward_model, seed)
+            early = audit(*kept[EARLY], reference, reward_model, seed)
+            found |= {f"early/{k}": v for k, v in early.items()}
     return found
 
 
@@ -356,11 +367,12 @@ OBSERVATIONS = [
     Observation("switch-penalty", "switch 1, penalty outside the reward: the advantage of verbose "
                 "is higher than with the same penalty inside (same critic, not whitened)",
                 lifted("raw/loss/own", "raw/reward/own"), 0.0, "above"),
-    Observation("critic-lags", "switch 2: the critic explains the shaped returns worse than a "
-                "constant: EV < 0", found("ev"), 0.0, "below", graded=False),
+    Observation("critic-lags", f"switch 2, after update {EARLY}: the critic explains the shaped "
+                "returns worse than a constant: EV < 0", found("early/ev"), 0.0, "below",
+                graded=False),
     Observation("switch-critic", "and the advantage of verbose is higher than with a critic fitted "
                 "to this policy's returns (same placement, not whitened)",
-                lifted("raw/loss/own", "raw/loss/loss"), 0.0, "above"),
+                lifted("early/raw/loss/own", "early/raw/loss/loss"), 0.0, "above"),
     Observation("switch-whitening", "switch 3: with the penalty in the reward and a critic of the "
                 "plain returns the batch's mean advantage is below 0; whitening lifts every reply",
                 found("raw/reward/loss/own"), 0.0, "below"),
@@ -426,6 +438,11 @@ PICTURES = [
 ]
 
 TRIED = [
+    ("as it is now, but the critic audited after update 20, too (seeds 21 to 25)",
+     "12 of 14 claims: with concise-preferred pairs LEN on the slice was 17 % off (−10 to −23 %), "
+     "and the critic had caught up"),
+    ("β = 3 for the changes (seeds 0 and 1)",
+     "concise-preferred pairs: LEN on the slice 12 and 16 % off"),
     ("batches of 192, two minibatches, lr 2e-4, 14 updates, the changes with the story's own "
      "penalty (seeds 21 to 25)",
      "6 of 18 claims: bonus 0.06 to 0.26, and the slice's replies shorter on four of five seeds; "
