@@ -196,6 +196,37 @@ def test_memory_is_counted_wherever_it_is(name, best, tasks):
     assert message == "your code took more than 1 GB of memory"
 
 
+@pytest.mark.parametrize("code, words", [
+    ("while True: pass", "was still running after 1 seconds: is there a loop without end?"),
+    ("time.sleep(60)", "had not answered after 4 seconds: does it wait for something?"),
+    ("[os.fork() or (bytearray(2**29 * 3 // 2), time.sleep(60)) for _ in range(4)]; time.sleep(60)",
+     "took more than 1 GB of memory")])
+def test_what_never_answers_is_ended_while_it_is_waited_for(code, words, best):
+    began = time.monotonic()
+    code = f"import os, time\ndef f():\n    {code}\n"
+    asked = best.ask(Question("x.py", {}, [code], "f", [{}], seconds=1.0))
+    assert asked.answers == [{"stopped": words}] and time.monotonic() - began < 15
+
+
+def test_where_a_zygote_is_within_reach_each_student_gets_another(tasks, monkeypatch):
+    with new_sandbox(LEVEL, tasks, slot=4) as box:
+        seen = set()
+        for reach in (False, False, True):
+            monkeypatch.setattr(isolation, "zygote_in_reach", lambda reach=reach: reach)
+            grade_path(HERE / "submissions/00_correct.py", tasks[:1], 5, box)
+            seen.add(box.process.pid)
+    assert len(seen) == 2
+
+
+def test_the_package_is_not_readable_where_it_is_installed(monkeypatch):
+    installed = Path(torch.__file__).parent  # as if it were this folder of the libraries
+    monkeypatch.setattr("rlhf_edu.grading.sandbox.HERE", installed / "nn")
+    places = new_sandbox("landlock", []).readable
+    assert str(installed.parent / "numpy") in places
+    assert not [p for p in map(Path, places) if p == installed or installed in p.parents
+                or p in installed.parents]
+
+
 def test_no_folder_of_a_student_is_left(sandbox, tasks):
     before = set(os.listdir("/tmp"))
     grade_path(HERE / "submissions/177_deep_folders.py", tasks[:1], 5, sandbox)
@@ -1048,6 +1079,23 @@ def test_what_cannot_be_graded_is_explained(arguments, words, tmp_path, capsys):
     assert main(["grade", *said]) == 2
     error = capsys.readouterr().err
     assert words in error and "Traceback" not in error
+
+
+def test_a_grade_that_did_not_finish_says_so_in_every_report(monkeypatch, tmp_path):
+    def fails(*given):
+        raise RuntimeError("a bug of ours")
+
+    monkeypatch.setattr("rlhf_edu.grading.grade.grade_submission", fails)
+    for name in ("r.json", "g.json", "r.html"):
+        (tmp_path / name).write_text('{"score": 8, "finished": true}')  # of an earlier run
+    with pytest.raises(RuntimeError):
+        main(["grade", str(HERE / "submissions/00_correct.py"), "--assignment", str(FIXTURE),
+              "--json", str(tmp_path / "r.json"), "--gradescope", str(tmp_path / "g.json"),
+              "--html", str(tmp_path / "r.html")])
+    report, upload = (json.loads((tmp_path / name).read_text()) for name in ("r.json", "g.json"))
+    assert report["finished"] is False and report["score"] == upload["score"] == 0
+    assert "grading did not finish" in upload["output"]
+    assert "grading did not finish" in (tmp_path / "r.html").read_text()
 
 
 def test_the_weak_rung_is_refused_unless_it_is_wanted(monkeypatch, tmp_path, capsys):
