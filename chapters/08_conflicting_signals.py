@@ -248,7 +248,7 @@ show("rm/win_probability", "gold/total", "kl/exact")
 # ## Graded: five seeds
 #
 # A picture of one seed is an anecdote. This table is read from the file that
-# `rlhf-edu run conflicting-signals --seeds 16 17 18 19 20 --json chapters/results/conflicting-signals.json`
+# `rlhf-edu run conflicting-signals --seeds 21 22 23 24 25 --json chapters/results/conflicting-signals.json`
 # wrote, on seeds that nothing was tuned on. An observation holds if its whole 95 % interval is beyond its
 # threshold. One claim is that something does *not* happen (k1 in the loss): there the interval has to
 # reach the threshold, which says that no reduction was found, not that there is none.
