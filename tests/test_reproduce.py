@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,11 +36,12 @@ def test_the_table_shows_every_claim_and_what_did_not_come_out(tmp_path: Path) -
     (tmp_path / "results").mkdir()
     (tmp_path / "results/tuning.json").write_text(json.dumps(result()))
     (tmp_path / "results/tuning-0.png").write_bytes(b"")
+    (tmp_path / "results/tuning-twice-0.png").write_bytes(b"")  # of another case
     book.write_table(tmp_path)
     text = (tmp_path / "results.md").read_text()
     assert "**NOT REPRODUCED**" in text and "**not reproduced**" in text
     assert r"| a\|b rises | 1.25 | 1 … – | 0.5 |" in text
-    assert "![tuning](results/tuning-0.png)" in text
+    assert "![tuning](results/tuning-0.png)" in text and "tuning-twice" not in text
     assert ("Seeds 3, 4; 61 s, less what the cache held; 2026-01-02; 2 cores, Linux x86_64, "
             "x86_64, torch 2.13.0.") in text
 
@@ -66,3 +68,10 @@ def test_a_metric_says_what_it_is_and_which_case_shows_it(metric) -> None:
     assert metric.drawn in {"", *metric.names.split()}
     assert all(f"`{name}`" in (CHAPTERS / "metrics.md").read_text()
                for name in metric.names.split())
+
+
+def test_pictures_of_a_case_with_a_longer_name_are_left_alone(tmp_path: Path) -> None:
+    for name in ("tuning-0.png", "tuning-1.png", "tuning-twice-0.png"):
+        (tmp_path / name).write_bytes(b"")
+    book.draw(SimpleNamespace(story="", pictures=[]), "tuning", [], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["tuning-twice-0.png"]

@@ -87,7 +87,7 @@ def fresh_seeds(results: Path) -> list[int]:
 
 def draw(case: Case, name: str, seeds: list[Seed], results: Path) -> None:
     """The story's figure and the case's own pictures, as results/NAME-0.png and on."""
-    for old in results.glob(f"{name}-*.png"):
+    for old in results.glob(f"{name}-[0-9]*.png"):
         old.unlink()
     drawn = [story_figure(case, seeds)] if case.story else []
     for picture in case.pictures:
@@ -136,7 +136,7 @@ def section(name: str, summary: str, result: dict[str, Any], book: Path) -> list
     lines.append("")
     if result["winner"]:
         lines += [f"Remedies: {result['winner']}.", ""]
-    for picture in sorted((book / "results").glob(f"{name}-*.png")):
+    for picture in sorted((book / "results").glob(f"{name}-[0-9]*.png")):
         lines += [f"![{name}](results/{picture.name})", ""]
     where = result["environment"]
     seconds = f"{result['wall_s']:.0f} s, less what the cache held"
