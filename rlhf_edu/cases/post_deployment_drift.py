@@ -281,7 +281,7 @@ def audit(policy: Transformer, critic: Transformer, reference: Transformer,
 
 # ── One seed ────────────────────────────────────────────────────────────────────────────────────
 def drift(room: Room) -> dict[str, Any]:
-    """Labels, three reward models, three trainings by PPO, and an audit of the first."""
+    """Labels, three reward models, four trainings by PPO, and two audits of the first."""
     seed, reference = 200_003 + room.seed, room.reference()
     story, concise = bought(reference, seed)
     prompts, _, courteous = slice_replies()
@@ -418,7 +418,7 @@ def draw_switches(axes: Any, seeds: list[Seed]) -> None:
     """The advantage of the courteous replies with each switch in both positions."""
     from rlhf_edu.cases.pictures import dots
 
-    names = {"loss/own": "the story: penalty in the loss, critic lags",
+    names = {"loss/own": "the story: penalty in the loss, own critic",
              "reward/own": "1: penalty in the reward", "loss/loss": "2: critic fitted",
              "reward/loss": "1, and critic of the plain returns", "reward/reward": "1 and 2"}
     titles = "mean token advantage of verbose", "the same, whitened"
