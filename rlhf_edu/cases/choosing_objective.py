@@ -82,9 +82,9 @@ def long_run(beta: float) -> RLHFConfig:
 
 def short_run(kind: str, lr: float, clip: float) -> RLHFConfig:
     """A run of the sensitivity test. The horizon lets β move by up to 40 % an update."""
-    return RLHFConfig(updates=20, batch_size=64, num_mini_batches=2, lr=lr * LR, cliprange=clip,
-                      kl_coef=FIXED, kl_target=TARGET if kind == "adaptive" else 0.0,
-                      kl_horizon=32.0)
+    return RLHFConfig(updates=24, batch_size=64, num_mini_batches=2, lr=lr * LR, lr_schedule="linear",
+                      cliprange=clip, kl_coef=FIXED,
+                      kl_target=TARGET if kind == "adaptive" else 0.0, kl_horizon=32.0)
 
 
 RECIPE = Recipe(

@@ -1,8 +1,8 @@
 """C5 · instability: every new reward model is more accurate, every new policy is worse.
 
 Labels are bought every month, more each time, and the reward model is trained for longer: 2,500,
-5,000, 8,000 and 12,000 pairs. From each of the four checkpoints a policy is trained with the same
-PPO. On held-out pairs of the reference's replies the reward models get better. The policies get
+4,000, 6,500, 10,500 and 17,000 pairs. From each of the five checkpoints a policy is trained with
+the same PPO. On held-out pairs of the reference's replies the reward models get better. The policies get
 worse: people like the last one less than the reference, its replies repeat themselves, and more
 than one word in twenty is over-confident, which next to none was.
 
@@ -15,19 +15,14 @@ Nothing is contradictory about that: RM-ACC-IN asks about the replies that the r
 PPO goes where the reward model pays most. The number to watch is the gap RM-ACC-IN − RM-ACC-ON: how
 much of the reward model's judgement is lost on the pairs of the policy that it made.
 
-"Instability" is then no matter of the optimiser: the four runs share every setting of PPO (k1 in
+"Instability" is then no matter of the optimiser: the five runs share every setting of PPO (k1 in
 the reward, one β), the prompts and the random numbers, and only the reward model differs.
 
 Two interventions on the last month, either of which could have failed. Ten times the β holds the
-policy, and gives up most of the reward. The four reward models as an ensemble, where a reply is
+policy, and gives up most of the reward. The five reward models as an ensemble, where a reply is
 worth what the most doubtful of them says, works because the first does not share the taste; an
 ensemble of members that all share it could not (Eisenstein et al. 2023). What each regained of the
 loss of GOLD stands in the table, with its interval.
-
-What does not hold on every choice of seeds. Kendall's τ of four points can only be one of seven
-numbers, and five seeds give it a wide interval. On seeds 21 to 25 it is at most 0 on four of five,
-and −0.40 [−1.20, 0.40] on average: the first policy of one seed was over-optimised already. On
-seeds 51 to 55, with the same settings, it is −0.60 [−1.05, −0.15], and all ten claims hold.
 
 It would have been refuted by an RM-ACC-IN that falls (then the usual dashboard would have warned),
 by a GOLD that does not, or by a gap that stays shut. (Item 28.)
@@ -53,9 +48,10 @@ QUESTION = "Each new reward model is more accurate, each new policy worse: how?"
 # ── What is trained, for each seed ──────────────────────────────────────────────────────────────
 MONTHS = {  # labels, passes over them, and what raters think an over-confident word is worth
     "month-1": (2500, 2, 0.0),
-    "month-2": (5000, 3, 2.0),
-    "month-3": (8000, 3, 4.0),
-    "month-4": (12000, 4, 6.0),
+    "month-2": (4000, 3, 1.5),
+    "month-3": (6500, 3, 3.0),
+    "month-4": (10500, 4, 4.5),
+    "month-5": (17000, 4, 6.0),
 }
 BETA = 0.3
 
@@ -92,11 +88,11 @@ RECIPE = Recipe(
     },
     arms={
         **{f"from-{month}": Arm(month.replace("-", " "), month, ppo()) for month in MONTHS},
-        "larger-beta": Arm("month 4, β × 10", "month-4", ppo(10 * BETA)),
+        "larger-beta": Arm("month 5, β × 10", "month-5", ppo(10 * BETA)),
         "ensemble": Arm(
-            "the lowest of four", tuple(reversed(MONTHS)), ppo(), combine="min"),
+            "the lowest of five", tuple(reversed(MONTHS)), ppo(), combine="min"),
     },
-    label_budget=12000,
+    label_budget=17000,
     exam=ExamConfig(every=4, prompts=96, final_prompts=768),
     model=ModelConfig(n_layers=1),
 )
@@ -154,7 +150,7 @@ OBSERVATIONS = [
     ),
     Observation(
         "opposite-ways",
-        "over the four checkpoints the two go opposite ways: Kendall's τ ≤ 0",
+        "over the five checkpoints the two go opposite ways: Kendall's τ ≤ 0",
         lambda s: kendall(along(s, "rm/accuracy_in"), along(s, "gold/total")),
         0.0,
         "below",
@@ -204,7 +200,7 @@ OBSERVATIONS = [
     ),
     Observation(
         "ensemble-regains",
-        "and so does the lowest of the four checkpoints: share > 0",
+        "and so does the lowest of the five checkpoints: share > 0",
         lambda s: gold_regained(s, "ensemble"),
         0.0,
         "above",
@@ -213,6 +209,12 @@ OBSERVATIONS = [
 
 
 TRIED = [
+    ("four checkpoints: 2,500, 5,000, 8,000 and 12,000 labels, an over-confident word worth 0, 2, 4 "
+     "and 6",
+     "9 of 10 claims on seeds 21 to 25, 10 of 10 on seeds 51 to 55. τ was −0.40 [−1.20, 0.40] and "
+     "−0.60 [−1.05, −0.15]: with four points it is one of seven numbers, and one swap of neighbours "
+     "moves it by a third. Five checkpoints, each with 1.6 times the labels of the one before, "
+     "gave −0.4 to −0.8 on seeds 0 to 4"),
     ("2,000, 3,000, 4,500 and 6,000 labels; 2, 3, 4 and 4 passes (seeds 21 to 25)",
      "7 of 10 claims: the policies got worse and the gap opened, but RM-ACC-IN stayed where it was "
      "(−0.01, 0.05, −0.03, −0.02, 0.08), so that τ was noise: 2,000 honest labels make as accurate "
@@ -251,14 +253,15 @@ def draw_checkpoints(axes: Any, seeds: list[Seed]) -> None:
     """What the reward models know, and what the policies do, month by month."""
     from rlhf_edu.cases.pictures import dots, lines
 
-    months = [1, 2, 3, 4]
+    months = range(1, len(MONTHS) + 1)
     lines(axes[0, 0], months, {
         "RM-ACC-IN: the reference's pairs": [along(s, "rm/accuracy_in") for s in seeds],
         "RM-ACC-ON: the policy's own": [along(s, "rm/accuracy_on") for s in seeds],
     }, "what the reward models know", "month")
     lines(axes[0, 1], months, {
         "after PPO": [along(s, "gold/total") for s in seeds],
-        "the reference": [[s.runs[STORY].reference["gold/total"]] * 4 for s in seeds],
+        "the reference": [[s.runs[STORY].reference["gold/total"]] * len(MONTHS)
+                          for s in seeds],
     }, "GOLD: the human score", "month")
     for axis in axes[0]:
         axis.legend(fontsize=8, frameon=False)
@@ -273,8 +276,8 @@ def draw_checkpoints(axes: Any, seeds: list[Seed]) -> None:
 PICTURES = [
     Picture(
         "More labels, more accuracy, worse policies",
-        "Four reward models, one PPO. RM-ACC is accuracy on pairs against GOLD; the reference's "
-        "pairs are the same for all four. Below: the gap to watch, and what the two interventions "
+        "Five reward models, one PPO. RM-ACC is accuracy on pairs against GOLD; the reference's "
+        "pairs are the same for all five. Below: the gap to watch, and what the two interventions "
         "on the last month did.",
         draw_checkpoints,
         (2, 2),

@@ -105,12 +105,14 @@ EVEN_PAIRS, EVEN = 1500, 0.5  # the same elsewhere
 CONCISE_PAIRS = 1200  # of the first change: a tenth of the pairs above, on the slice
 LENGTH_HEAD = 0.3  # λ of the second
 UPDATES, AUDIT = 24, 20  # PPO; the update after which the replies are looked at closely
-EARLY = 4  # likewise for the critic, before it has caught up
+EARLY = 2  # likewise for the critic, before it has caught up
 # Large batches: one reply in six is to a short question, and the bonus is a tenth of the noise.
 PPO = RLHFConfig(updates=UPDATES, batch_size=512, num_mini_batches=4, lr=1.5e-4, kl_coef=0.1,
                  kl_placement="loss", kl_estimator="k3", lam=1.0)
-# The changes have the penalty where it acts, in the reward the advantage is built from.
-ANCHORED = replace(PPO, kl_placement="reward", kl_estimator="k1", kl_coef=1.0)
+# The changes have the penalty where it acts, in the reward the advantage is built from. Its noise
+# moves the policy, too, so the learning rate falls to 0.
+ANCHORED = replace(PPO, kl_placement="reward", kl_estimator="k1", kl_coef=2.0,
+                   lr_schedule="linear")
 METERED = 1024  # held-out prompts of the desk's traffic whose replies are read
 
 
