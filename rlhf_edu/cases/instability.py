@@ -53,7 +53,7 @@ MONTHS = {  # labels, passes over them, and what raters think an over-confident 
     "month-4": (10500, 4, 4.5),
     "month-5": (17000, 4, 6.0),
 }
-BETA = 0.3
+BETA = 0.2
 
 
 def ppo(kl_coef: float = BETA) -> RLHFConfig:
@@ -93,7 +93,7 @@ RECIPE = Recipe(
             "the lowest of five", tuple(reversed(MONTHS)), ppo(), combine="min"),
     },
     label_budget=17000,
-    exam=ExamConfig(every=4, prompts=96, final_prompts=768),
+    exam=ExamConfig(every=4, prompts=96, final_prompts=1536),
     model=ModelConfig(n_layers=1),
 )
 
