@@ -14,18 +14,20 @@ penalty is k3 in the loss, as in GRPO, with a small β; Dr. GRPO is the same run
    law of what follows a wrong start does not move at all: its advantage is the same whatever
    follows, and a constant advantage has no expected gradient.
 2. *The desk, half of the group.* If only wrong answers are learnt from (A > 0 is set to 0), GRPO's
-   wrong replies double in eight updates and Dr. GRPO's do not. If only right ones are, GRPO's
-   shrink, the wrong ones with the right ones: a right answer is paid *more* per token the shorter
-   it is.
-3. *The desk, the whole of GRPO.* Advantages of a group add up to 0, and the two pulls meet. A table
-   can do one thing after a wrong word and another after a right one. This small transformer hardly
-   does: how it ends a reply is nearly one habit, so the pulls cancel. The published effect is NOT
-   REPRODUCED: wrong replies grow a little shorter, by 0.08 words an update under GRPO and by 0.07
-   under Dr. GRPO (five seeds). What the two have in common is not the work of a divisor.
+   wrong replies grow and Dr. GRPO's hardly do. If only right ones are, GRPO's shrink, wrong ones
+   with right ones: a right answer is paid *more* per token the shorter it is.
+3. *The desk, the whole of GRPO.* Advantages of a group add up to 0, and the two pulls meet: this
+   small model ends right and wrong replies by nearly one habit. Wrong replies vary more in
+   length, so theirs is the stronger pull, and they grow under GRPO and not under Dr. GRPO. To see
+   it, *which* replies are wrong must not change meanwhile. With agents who err on purpose it does:
+   the policy soon learns to answer, wrong replies become those of other questions, and their mean
+   length falls under both (see what was tried). In the mathematics of the papers questions stay
+   hard. So the reference here has seen too few demonstrations to know the answers.
 
-Agents of this desk are often wrong (a third of the reference's answers are right), so that there
-are wrong answers to be measured. Each prompt has its own p, and 8 to 10 % of the groups are dead
-where the mean p alone would say 4 to 5 % (seeds 0 and 1).
+What is ours and different: the world; a desk whose wrong replies come of not knowing; batches of 32
+prompts, 16 updates, and a small β. Refuted if wrong replies did not grow under GRPO, or did so
+without its divisors too. Each prompt has its own p, so more groups are dead than the mean p says:
+39 to 58 % where it says 27 to 43 % (seeds 0 to 4).
 Left out: dynamic sampling, which skips dead groups.
 """
 
@@ -51,12 +53,14 @@ from rlhf_edu.lab.sft import SFTConfig
 
 TITLE = "Group advantages"
 QUESTION = "What do GRPO's two divisors do, and do they lengthen wrong answers?"
-RECIPE = Recipe(sft=SFTConfig(agents=helpdesk.AgentConfig(wrong_step=0.6, missing_step=0.3)))
+RECIPE = Recipe(sft=SFTConfig(  # a weak reference: for it the questions stay hard
+    n_demonstrations=2200, epochs=2,
+    agents=helpdesk.AgentConfig(wrong_step=0.3, opener=0.0, confident=0.25, sales=0.25)))
 KINDS = {"grpo": "GRPO", "dr-grpo": "Dr. GRPO"}
 G = 8  # answers to a prompt
 EVERY, UPDATES = 4, {"whole": 16, "wrong half": 8, "right half": 8}
 LEARNT = {"whole": (-100.0, 100.0), "wrong half": (-100.0, 0.0), "right half": (0.0, 100.0)}
-PROBE_SECONDS = 30.0
+PROBE_SECONDS = 55.0
 
 
 class RightAnswer:
@@ -164,15 +168,15 @@ def lengths(room: Room) -> dict[str, Any]:
     for (part, updates), kind in ((item, kind) for item in UPDATES.items() for kind in KINDS):
         config = RLHFConfig(
             seed=room.seed, advantage=kind, group_size=G, whiten_advantages=False, updates=updates,
-            batch_size=128, num_ppo_epochs=1, num_mini_batches=2, lr=4e-4, kl_coef=0.02,
+            batch_size=256, num_ppo_epochs=1, num_mini_batches=2, lr=2e-4, kl_coef=0.02,
             kl_placement="loss", kl_estimator="k3", critic_init="random", missing_eos_penalty=0.0)
         rows: dict[str, list[float]] = {"wrong": [], "right": [], "share": []}
 
         def look(state: Any, metrics: dict[str, float], rows: Any = rows) -> None:
             if state.update % EVERY == 0:
                 luck = torch.Generator().manual_seed(room.seed)
-                y, _ = sample(state.policy, x, 32, luck, copies=2)
-                right, length = check(x.repeat_interleave(2, 0), y), reply_mask(y).sum(1)
+                y, _ = sample(state.policy, x, 32, luck, copies=4)
+                right, length = check(x.repeat_interleave(4, 0), y), reply_mask(y).sum(1)
                 for name, these in (("wrong", right == 0), ("right", right == 1)):
                     rows[name].append(float(length[these].mean()))
                 rows["share"].append(float(right.mean()))
@@ -264,6 +268,22 @@ def draw_lengths(axes: Any, seeds: list[Seed]) -> None:
 
 
 TRIED = [
+    ("agents who are often wrong (wrong step 0.6, missing step 0.3; a third right, learnt fast), "
+     "16 updates of 128, lr 4e-4, β = 0.02",
+     "seeds 0 to 4: LEN of wrong replies −0.02 words an update under GRPO (interval −0.18 to 0.13) "
+     "and −0.11 under Dr. GRPO: the same difference as here, but both fall, and neither is as "
+     "published. The pull of 1/|o|, mean LEN · mean(1/LEN) − 1 over the reference's replies: wrong "
+     "0.46, 0.45, 0.48, right 0.37, 0.33, 0.34 on seeds 0, 1, 2; here 0.45, 0.52, 0.56 and 0.34, "
+     "0.37, 0.37"),
+    ("agents who refuse 60 % of what they should answer, so that wrong answers look different "
+     "from the first word; lr 1e-4, β = 0, 12 updates of 256",
+     "seed 0: the share refused falls from 52 to 10 %, and wrong replies with it: −0.17 GRPO, "
+     "−0.10 Dr. GRPO; those that refuse −0.05 and +0.05: the kinds of wrong replies change"),
+    ("the usual agents with few errors (79 % right), lr 1e-4, 12 updates of 256",
+     "seed 0: −0.03 GRPO, −0.05 Dr. GRPO; right replies −0.08 and −0.06"),
+    ("a reference from 3000 demonstrations in two passes (26 to 31 % right), as here otherwise",
+     "seeds 0, 1, 2: wrong replies in 16 updates +1.1, −0.5, +1.2 words under GRPO and +0.5, −0.9, "
+     "+0.1 under Dr. GRPO; seed 1 has the best reference (31 → 46 % right)"),
     ("the desk's usual agents (64 % right at first), 24 updates of 256 replies, lr 2e-4, β = 0.01",
      "seed 0, slopes of LEN of wrong replies: GRPO −0.03, Dr. GRPO +0.03 words an update; right "
      "replies rise to 91 %, and too few wrong ones are left to be measured"),
