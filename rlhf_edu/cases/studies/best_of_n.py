@@ -14,12 +14,15 @@ curve at n ≤ 64, and n = 256 … 4,096 are predicted.
 What is true of it on our desk: gold turns early, after four to eight answers, while the reward
 goes on rising; β > 0; and up to n = 64 the parabola runs through the points. What is not: beyond,
 it falls and falls, and gold levels off. The held-out R² ≥ 0.9 is NOT REPRODUCED, at three
-temperatures of the policy (see what was tried); the observation is kept as it was planned. The
-reason is a ceiling: an answer of this desk is a few words, and after 64 of them the reward model
-has found nearly all that it will ever like. Little of the reward's rise is left, so little more
-pressure on gold, although d still has a third of its way to go. What it likes best in the end are
-short, plausible, wrong answers ("five years" for "one year"), and they are worth what they are
-worth. The paper's answers are long, and its reward goes on rising with d.
+temperatures of the policy and for weaker references (see what was tried); the observation is kept
+as it was planned. The reason is a ceiling of the reward, not a want of new answers: little of its
+rise is left after n = 64, so little more pressure on gold, although d still has a third of its way
+to go. The same happens where most of the 4,096 answers differ. The rewards of a pool are not like a
+normal distribution, whose best of 4,096 stands 3.6 SDs above the mean: our reward models act as if
+they sorted answers into good and bad. In the wider pools that were tried the top stands at one to
+two SDs, and the best of eight has two thirds of the way to it behind it. What they like best in the
+end are short, plausible, wrong answers ("five years" for "one year"), and they are worth what they
+are worth. In the paper the reward goes on rising with d.
 
 What would have refuted the story itself: gold that keeps rising, a β whose interval includes 0, or
 a peak at the largest n.
@@ -204,4 +207,22 @@ TRIED = [
      "gold falls from n = 2 on, nearly on a straight line in d: R² 0.92, but α < 0, and no peak"),
     ("the same tastes at half the strength (seed 0)",
      "a peak of +0.09 at n = 2; predicted −3.5 at n = 4,096, found −2.3: R² −26"),
+    ("a reference that learned from 2,000 demonstrations in two passes, for a wider pool (seed 0, "
+     "10 prompts)",
+     "3,200 of 4,096 answers differ; 7 % and 1 % of the reward's rise come after n = 64; held-out "
+     "R² −8 and 0.5"),
+    ("from 500 demonstrations (seed 0, 10 prompts, one pass over the labels)",
+     "3,960 of 4,096 answers differ; 1 % of the rise comes after n = 64; gold is level there at "
+     "+0.99 and +0.9, and never falls"),
+    ("2,000 demonstrations, one pass over the labels (seeds 0, 2, 10 prompts)",
+     "6,000 labels: held-out R² 0.92 on seed 0, −1.5 on seed 2; 1,500 labels: −34 and 0"),
+    ("the same with raters' noise 2, or a step size of 2e-4 in four passes (seed 0)",
+     "1 to 10 % of the rise come after n = 64; held-out R² from −39 to 0"),
+    ("agents with every habit at 0.3 to 0.5, one pass over the demonstrations (seed 0)",
+     "3,400 answers differ; gold is level from n = 16 on, at +0.9 (6,000 labels) and +0.6"),
+    ("agents who err as often as in reward-ensembles, two passes over the labels (seed 0)",
+     "the tallest peak, +1.1 at n = 8, then a fall that slows down: held-out R² −80 and −26; 8 % "
+     "and 20 % of the reward's rise come after n = 64"),
+    ("honest raters who see pairs in which better is longer (seed 0)",
+     "gold falls from n = 2 on, and the reward stalls as well: 1 to 8 % after n = 64"),
 ]
