@@ -12,9 +12,13 @@ prompts, held-out labels of the same raters are predicted about as well, and rep
 length. And it does no more than that: raters who like sales words have taught r_Q to like them,
 and the policy finds them. A length head is a cure for one named hack.
 
-Two claims were not met on seeds 0 and 1: |ρ| was 0.10 and 0.16 on held-out prompts, and λ of 0.07
-or 0.12 made no difference to it; LEN rose by 18 and 15 %, with SALES at 3 to 4 times the
-reference's. The other claims were on the right side of their thresholds on both.
+On seeds 0 to 4 two claims hold with room: the single head makes replies longer, and at equal length
+people like those of the length head better. The other five stand near their thresholds, on either
+side. Two of them pull against each other: where raters like length enough for ρ ≥ 0.4, length also
+predicts their labels. Subtracted from the single head's finished reward as a straight line it costs
+4.5 to 6 points of accuracy (seed 1); the length head loses one to three, for the rest of r_Q makes
+up for it. The loss differs much from seed to seed; a likely reason, not tested, is that r_L, which
+is dropped, has learned some of the content as well.
 
 Refuted would be: a reward that still follows length, an accuracy that goes with it, a policy that
 grows longer all the same, or sales words that vanish together with the length.
@@ -162,6 +166,19 @@ TRIED = [
     ("length bias 0.15, sales bias 0.4", "seed 0: 3.2 points lost, SALES × 1.8"),
     ("noise 1.5", "seed 0: sales words left r_Q with the length: their correlation with the "
      "reward within prompts fell from 0.24 to −0.01"),
+    ("length bias 0.17, sales bias 0.8, noise 1.5, 10,000 labels, λ = 0.04, gradients not cut to "
+     "norm 1, PPO on batches of 192 (seeds 0-4)",
+     "ρ 0.49 [0.43, 0.54], |ρ| 0.06 [−0.01, 0.14], LEN + 7 % [−3, 17], SALES × 3.0 [1.7, 4.3]; but "
+     "1, 2, 2, 4 and 6 points of accuracy were lost"),
+    ("the same with 16,000 labels, bias 0.165, λ = 0.12 (seeds 0-2)",
+     "ρ 0.40, 0.58, 0.38; 0.2, 2.2 and 2.8 points lost; SALES × 3.6, 2.6, 1.8"),
+    ("four passes and a sales bias of 0.55 (seeds 1, 2)", "3.1, 2.4 points lost; SALES × 1.6, 1.3"),
+    ("agents without openers, more sales and confidence (seeds 0-2)",
+     "2.2 to 3.2 points lost: less filler in the pairs does not make length cheaper to lose"),
+    ("λ = 0.25, or 0.2 to 0.3 on batches of 128, 12,000 labels (seed 0)", "4 to 10 points lost"),
+    ("noise 1.5, 8,000 labels, gradients not cut to norm 1: λ = 0.12, 0.06, 0.03 (seed 1)",
+     "2.9, 1.3, 1.5 points lost, and |ρ| ≤ 0.01 on new pairs of training prompts for all three: a "
+     "small λ is enough; the single head less its straight line in length lost 4.5"),
 ]
 PICTURES = [Picture(
     "One hack is cured, the other is not",
