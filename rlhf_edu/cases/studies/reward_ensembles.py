@@ -5,20 +5,24 @@ five reward models and let them speak with one voice: their mean, the smallest o
 the mean less λ times their variance (UWO). Best-of-n is pressed too far by a single reward model
 and, with noisy labels, by the mean; by WCO and UWO it was not, up to n = 12,500.
 
-Here honest raters compare pairs matched in style, with a quarter of the labels turned round. Each
-of five members draws its pairs from these with replacement and has a trunk of its own, which
-learned to write from another seed. All read one pool of the reference's replies to held-out
-prompts. The curve of the single one is the mean of the five members' own.
+Here the reference imitates agents who often err, so that the pairs hold many plausible answers to
+the wrong question; honest raters compare random pairs, a quarter of the labels turned round. Each
+of five members has pairs of its own and a trunk of its own, which learned to write from another
+seed. All read one pool of the reference's replies to held-out prompts. The curve of the single one
+is the mean of the five members' own.
 
-On seeds 0 and 1 the paper's result does NOT come out here. Up to about sixty-four replies the
-mean is, on average, the best voice, as averaged noise should be; at n = 512 every voice has lost
-more than a unit of gold, no order of them is the same on both seeds, and none keeps 97 % of its
-peak. The likely reason, not tested apart: with 1,600 noisy pairs all members hold the same kinds of
-strange replies for good, so the most doubtful of them does not doubt enough (P14).
+Half of it comes out on seeds 0 to 4: a single one over-optimises, and the mean beats it, up to n =
+32 on all seeds and at n = 512 on four of five. What does not is the caution of WCO and UWO: on
+average they end above the mean, but both of them on two seeds only, and no voice keeps 97 % of its
+peak. The errors at large n are mostly not a member's own, and variance sees nothing else. Members
+like well-formed answers to another question ("clean the fan then press the switch" to one who asks
+how to copy software), and what one of them likes best of 512 the other four put well above the
+reference's replies: different pairs and trunks, and the same habit of reading the answer without
+the question (P14).
 
 The published claims that would have been confirmed stand below as they were written beforehand.
 
-What is different here: about 1,600 pairs, n up to 512, λ = 1 for variances in SDs of the
+What is different here: 3,000 pairs a member, n up to 512, λ = 1 for variances in SDs of the
 reference's rewards, five members that differ in trunk and pairs. Left out: reinforcement learning,
 where the paper's ensembles need a penalty of 0.01 and a single reward model one of 0.2; the claim
 that the smallest β without a loss of gold is five times smaller with an ensemble is not tested.
@@ -45,17 +49,18 @@ from rlhf_edu.lab.sft import SFTConfig, train_sft
 TITLE = "The most doubtful of five reward models decides"
 QUESTION = "A quarter of the labels is wrong: how far can best-of-n be pressed?"
 
-RATERS = RaterConfig(n_pairs=3500, flip=0.25, pairing="matched", candidates=6)
-MEMBERS = 5
+AGENTS = helpdesk.AgentConfig(wrong_step=0.6, missing_step=0.2, complies=0.4, over_refuses=0.2)
+MEMBERS, PAIRS = 5, 3000  # each member has pairs of its own
+RATERS = RaterConfig(n_pairs=MEMBERS * PAIRS, flip=0.25)
 NS = [2**k for k in range(10)]  # 1 … 512
-PROMPTS = 32
+PROMPTS = 24
 VOICES = {"single": "single", "mean": "mean", "min": "minimum (WCO)",
           "mean - variance": "mean − variance (UWO)"}
 
-RECIPE = Recipe(sft=SFTConfig())
+RECIPE = Recipe(sft=SFTConfig(agents=AGENTS))
 
 
-def pressed(room: Room) -> dict[str, list[float]]:
+def pressed(room: Room) -> dict[str, Any]:
     """Gold of the best of n by each voice, on one pool of the reference's replies."""
     # 1. The pool; equal replies to a prompt are read once.
     generator = torch.Generator().manual_seed(room.seed)
@@ -67,20 +72,21 @@ def pressed(room: Room) -> dict[str, list[float]]:
     here, texts = table[once[:, 0]], once[:, 1:]
     gold = gold_score(texts, here).total
 
-    # 2. Five members: a trunk each, and pairs drawn with replacement from the same noisy labels.
+    # 2. Five members: a trunk each, and a fifth of the noisy labels each.
     pairs = collect_preferences(
         replace(RATERS, seed=room.seed), reference, LabelBudget(RATERS.n_pairs))
     members = []
     for k in range(MEMBERS):
-        drawn = torch.randint(len(pairs.rows), (len(pairs.rows),), generator=generator)
-        some = Preferences(pairs.rows[drawn], pairs.chosen[drawn], pairs.rejected[drawn])
+        own = slice(k * PAIRS, (k + 1) * PAIRS)
+        some = Preferences(pairs.rows[own], pairs.chosen[own], pairs.rejected[own])
         seed = room.seed + 10_007 * (k + 1)
-        trunk = train_sft(SFTConfig(seed=seed, epochs=2), ModelConfig(), torch.device("cpu"))
+        trunk = train_sft(SFTConfig(seed=seed, epochs=2, agents=AGENTS), ModelConfig(),
+                          torch.device("cpu"))
         member = train_reward_model(
             RewardModelConfig(seed=seed, epochs=2, lr=2e-3, gauge_replies=256), some, trunk)
         parts = zip(here.prompts.split(2048), texts.split(2048), strict=True)
         members.append(torch.cat([member(x, y) for x, y in parts]))
-        room.tick(4.0)
+        room.tick(8.0)
     rewards = torch.stack(members)
 
     # 3. What each voice picks.
@@ -91,11 +97,19 @@ def pressed(room: Room) -> dict[str, list[float]]:
         curve = best_of_n_curve(read, liked, NS).gold
         found[name] = (curve - curve[0]).tolist()
     single = [found.pop(str(k)) for k in range(MEMBERS)]
-    return found | {"single": [sum(at) / MEMBERS for at in zip(*single, strict=True)]}
+    found["single"] = [sum(at) / MEMBERS for at in zip(*single, strict=True)]
+
+    # 4. Is what one member likes best an error of its own? What the other four say of it.
+    pool = rewards[:, back].view(MEMBERS, PROMPTS, NS[-1])
+    said = []
+    for k in range(MEMBERS):
+        of_pick = pool.gather(2, pool[k].argmax(1)[None, :, None].expand(MEMBERS, -1, 1))
+        said.append((of_pick.sum(0) - of_pick[k]).mean() / (MEMBERS - 1))
+    return found | {"others_say": float(torch.stack(said).mean())}
 
 
 PROBES = {"pressed": pressed}
-PROBE_SECONDS = 25.0
+PROBE_SECONDS = 40.0
 
 
 def gold(seed: Seed, voice: str) -> list[float]:
@@ -129,6 +143,10 @@ OBSERVATIONS = [
     Observation(
         "single-does-not", "a single one ends below 97 % of its peak",
         lambda s: of_peak(s, "single"), 0.97, "below", paper="a single one over-optimises"),
+    Observation(
+        "errors-are-shared", "ours: what one member likes best of 512, the other four like as "
+        "well: their mean reward of it is above that of the reference's replies",
+        lambda s: s.probes["pressed"]["others_say"], 0.0, "above"),
 ]
 
 
@@ -145,9 +163,18 @@ TRIED = [
      "seed 0, n = 512, gold minus the reference's: single −1.38, mean −1.17, WCO −1.34, UWO −1.34"),
     ("the same with 4,000 pairs",
      "seed 0: single −1.10, mean −1.16, WCO −1.10, UWO −1.15: more labels, and no order at all"),
-    ("a trunk each and matched pairs, as it is now",
+    ("a trunk each and 1,600 matched pairs, drawn with replacement",
      "seed 0: single −1.25, mean −1.23, WCO −1.48, UWO −1.35; seed 1: −1.25, −1.42, −1.23, −1.71; "
      "other draws of the same set-up on seed 0: −1.54, −1.43, −1.01, −1.24. The order is luck"),
+    ("a trunk each and 4,000 random pairs each, agents who seldom err (seed 0, 24 prompts)",
+     "−1.52, −1.42, −1.47, −1.41. Picks: “check the cable then press the switch” to whatever is "
+     "asked; pairs with a plausible answer to the wrong question are rare. So agents were made to "
+     "err often: −0.48, −0.36, −0.65, −0.45, and the mean's peak rose from 0.42 to 0.76"),
+    ("often erring agents, 8,000 pairs each, noise 0.2, three members (seed 0)",
+     "−0.44, 0.00, −0.67, −0.81: the mean gains, caution loses"),
+    ("often erring agents, the reference as everyone's trunk, 5,000 pairs each in three passes "
+     "(seed 0)",
+     "−0.67, −0.98, −0.56, −1.20: with one trunk the mean is worse than a single one"),
 ]
 PICTURES = [Picture(
     "How far best-of-n can be pressed",
