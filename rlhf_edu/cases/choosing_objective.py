@@ -79,8 +79,8 @@ def long_run(beta: float) -> RLHFConfig:
 
 def short_run(kind: str, lr: float, clip: float) -> RLHFConfig:
     """A run of the sensitivity test. The horizon lets β move by up to 40 % an update."""
-    return RLHFConfig(updates=24, batch_size=64, num_mini_batches=2, lr=lr * LR, lr_schedule="linear",
-                      cliprange=clip, kl_coef=FIXED,
+    return RLHFConfig(updates=24, batch_size=64, num_mini_batches=2, lr=lr * LR,
+                      lr_schedule="linear", cliprange=clip, kl_coef=FIXED,
                       kl_target=TARGET if kind == "adaptive" else 0.0, kl_horizon=32.0)
 
 
@@ -260,9 +260,9 @@ TRIED = [
      "the KL was on its way back. Relative to the mean KL the adaptive spread was 1.2 times the "
      "fixed one"),
     ("20 updates at a constant learning rate",
-     "10 of 11 claims on seeds 21 to 25: 0.33 [0.08, 0.52] of the fixed SD. With the learning rate "
-     "× 2 the adaptive runs end at 1.0 to 2.5 nats, however large β has grown, the others at 0.3 to "
-     "1.2"),
+     "10 of 11 claims on seeds 21 to 25: 0.33 [0.08, 0.52] of the fixed SD. With the learning "
+     "rate × 2 the adaptive runs end at 1.1 to 2.5 nats, however large β has grown, the others at "
+     "0.3 to 1.2"),
     ("the same with 28 updates (seeds 0 to 4)",
      "× 2: 1.1 to 1.9 nats, while the others reach 0.15: wider, not narrower"),
     ("the middle β fixed beforehand at 0.25 (seeds 21 to 25)",

@@ -2,9 +2,9 @@
 
 Labels are bought every month, more each time, and the reward model is trained for longer: 2,500,
 4,000, 6,500, 10,500 and 17,000 pairs. From each of the five checkpoints a policy is trained with
-the same PPO. On held-out pairs of the reference's replies the reward models get better. The policies get
-worse: people like the last one less than the reference, its replies repeat themselves, and more
-than one word in twenty is over-confident, which next to none was.
+the same PPO. On held-out pairs of the reference's replies the reward models get better. The
+policies get worse: people like the last one less than the reference, its replies repeat themselves,
+and more than one word in twenty is over-confident, which next to none was.
 
 Two things change from month to month, and one of them nobody measures. There are more labels, and
 more passes over them; and more of the labels come from hurried raters, who take an over-confident
@@ -209,12 +209,19 @@ OBSERVATIONS = [
 
 
 TRIED = [
-    ("four checkpoints: 2,500, 5,000, 8,000 and 12,000 labels, an over-confident word worth 0, 2, 4 "
-     "and 6",
+    ("four checkpoints: 2,500, 5,000, 8,000 and 12,000 labels, an over-confident word worth 0, 2, "
+     "4 and 6; β = 0.3",
      "9 of 10 claims on seeds 21 to 25, 10 of 10 on seeds 51 to 55. τ was −0.40 [−1.20, 0.40] and "
-     "−0.60 [−1.05, −0.15]: with four points it is one of seven numbers, and one swap of neighbours "
-     "moves it by a third. Five checkpoints, each with 1.6 times the labels of the one before, "
-     "gave −0.4 to −0.8 on seeds 0 to 4"),
+     "−0.60 [−1.05, −0.15]: of four points it is one of seven numbers, and one swap of neighbours "
+     "moves it by a third"),
+    ("the five of today, β = 0.3 and 768 prompts in the last examination (seeds 0 to 4)",
+     "τ −0.8, −0.4, −0.6, −0.8, −0.8; but REP minus twice the reference's 0.001 [−0.001, 0.002]: "
+     "what is repeated is the over-confident sentence, and less of it at the end than on the way"),
+    ("five with 12,000 labels in the last month (seeds 0 to 4)",
+     "τ −0.44 [−0.92, 0.04]: from one month to the next too little changes"),
+    ("β = 0.15 (seeds 0 to 4)",
+     "REP 0.002 [0.000, 0.004]; but on seed 3 the last policy did not find the sentence (GOLD 1.7, "
+     "KLREF 0.7), and the first policies are over-optimised, too (GOLD 1.14 to 1.45)"),
     ("2,000, 3,000, 4,500 and 6,000 labels; 2, 3, 4 and 4 passes (seeds 21 to 25)",
      "7 of 10 claims: the policies got worse and the gap opened, but RM-ACC-IN stayed where it was "
      "(−0.01, 0.05, −0.03, −0.02, 0.08), so that τ was noise: 2,000 honest labels make as accurate "

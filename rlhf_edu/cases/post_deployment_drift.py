@@ -111,7 +111,7 @@ PPO = RLHFConfig(updates=UPDATES, batch_size=512, num_mini_batches=4, lr=1.5e-4,
                  kl_placement="loss", kl_estimator="k3", lam=1.0)
 # The changes have the penalty where it acts, in the reward the advantage is built from. Its noise
 # moves the policy, too, so the learning rate falls to 0.
-ANCHORED = replace(PPO, kl_placement="reward", kl_estimator="k1", kl_coef=2.0,
+ANCHORED = replace(PPO, kl_placement="reward", kl_estimator="k1", kl_coef=3.0,
                    lr_schedule="linear")
 METERED = 1024  # held-out prompts of the desk's traffic whose replies are read
 

@@ -15,21 +15,22 @@ curve of each width, mean over seeds, up to n = 64. Nobody is biased here: rewar
 honest labels that short is better, which is true of the replies they saw, and best-of-n finds
 replies that are short and wrong.
 
-What came out (seeds 0-4): the peak rises with size, 0.34, 0.42, 0.47, 0.49, 0.56 of gold, accuracy
-gains from labels, and PPO needs more KL. But β does NOT fall. The fits are good (R² 0.98-0.99), β
-is about 0.95 at every width but one, and it is α that rises, from 1.16 to 1.47. So the peak comes
-later (α/2β from 0.6 to 0.8) for another reason than in the paper: larger reward models gain
-more at the start of the curve, and its fall is one that all sizes share. That more labels would
-change this was not tested.
+What came out (seeds 0-4): the peak rises with size, from 0.5 to 0.8 of gold, accuracy gains from
+labels, and PPO needs more KL. β falls as well, 0.83, 0.84, 0.76, 0.75, 0.72 on average, but by less
+than it differs between seeds, so that no order of five sizes is sure; it is rather α that rises,
+from 1.2 to 1.5. The size must be what limits: with 6,000 labels read once it is the training, and β
+is 0.95 at every width; from a width of 16 on it is nothing (accuracy 0.89, and β 0.73 at 24).
 
-What is different here: 6,000 comparisons, one pass over them, widths from 4 to 64; the formula of
+What is different here: 12,000 comparisons in four passes, widths from 4 to 16; the formula of
 the KL is an upper bound where replies repeat, as they do here (P16), so for best-of-n it errs on
-the safe side of the last claim. PPO has no penalty, as in the paper. With 190 pairs the accuracy is
-0.7, not chance: the trunk of the largest size is the reference itself, which knows the desk. Left
-out: the size of the policy, iterated RLHF, and α and β of reinforcement learning (P2).
+the safe side of the last claim. PPO has no penalty, as in the paper, and like the curve of accuracy
+it has a reward model whose trunk is the reference itself and 6,000 labels. With 190 pairs its
+accuracy is 0.7, not chance: that trunk knows the desk. Left out: the size of the policy, iterated
+RLHF, and α and β of reinforcement learning (P2).
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,12 +57,13 @@ QUESTION = "Best of n presses on reward models of five sizes: when does gold tur
 
 RECIPE = Recipe(
     sft=SFTConfig(),
-    raters={"honest": HONEST},
+    raters={"honest": HONEST, "many": replace(HONEST, n_pairs=12_000)},
+    label_budget=12_000,
     arms={"ppo": Arm("PPO, β = 0", "honest", RLHFConfig(
         updates=12, batch_size=128, num_mini_batches=2, lr=1.5e-4, kl_coef=0.0))},
     exam=ExamConfig(every=2, prompts=96, final_prompts=192),
 )
-WIDTHS = (4, 8, 16, 32, 64)
+WIDTHS = (4, 6, 8, 12, 16)
 PAIRS = (190, 750, 1500, 6000)
 NS = [2**k for k in range(7)]  # 1 … 64
 POOL, PROMPTS = 128, 96  # replies to a prompt, prompts
@@ -88,13 +90,13 @@ def sizes(room: Room) -> dict[str, list[float]]:
         return torch.cat([model(x, y) for x, y in parts])
 
     # 2. Sizes: each has a trunk of its own that learned to write first.
-    pairs = room.preferences("honest")
+    many = room.preferences("many")
     found: dict[str, list[float]] = {}
     for width in WIDTHS:
         shape = ModelConfig(width=width, n_heads=2)
         trunk = train_sft(SFTConfig(seed=room.seed, epochs=2), shape, torch.device("cpu"))
         learned = train_reward_model(
-            RewardModelConfig(seed=room.seed, gauge_replies=64), pairs, trunk)
+            RewardModelConfig(seed=room.seed, gauge_replies=64, epochs=4), many, trunk)
         scores = proxy(learned)
         curve = best_of_n_curve(pool(scores), pool(gold), NS)
         found[f"gold/{width}"] = (curve.gold - curve.gold[0]).tolist()
@@ -104,8 +106,8 @@ def sizes(room: Room) -> dict[str, list[float]]:
     full = best_of_n_curve(pool(proxy(room.reward_model("honest"))), pool(gold), NS)
     found["gold/full"] = (full.gold - full.gold[0]).tolist()
 
-    # 3. Data: the largest size, from its first few pairs.
-    accuracy = []
+    # 3. Data: a reward model that starts from the reference, from its first few pairs.
+    pairs, accuracy = room.preferences("honest"), []
     for n in PAIRS:
         some = Preferences(pairs.rows[:n], pairs.chosen[:n], pairs.rejected[:n])
         learned = train_reward_model(
@@ -201,11 +203,14 @@ def draw(axes: Any, seeds: list[Seed]) -> None:
 
 
 TRIED = [
+    ("6,000 labels read once, widths 4, 8, 16, 32, 64",
+     "seeds 0 to 4: peaks 0.34, 0.42, 0.47, 0.49, 0.56; β about 0.95 at every width but one, α "
+     "from 1.16 to 1.47. On seeds 21 to 25 Spearman was −0.1"),
     ("curves up to n = 512",
      "seed 0: β 0.62, 0.62, 0.61, 0.76, 0.74: the curves level off, which d (α − βd) can not"),
 ]
 PICTURES = [Picture(
     "The smaller the reward model, the sooner gold turns",
     "Best of n by reward models of five widths on one pool of the reference's replies to held-out "
-    "prompts; right: the largest width, from its first few pairs. Thin: seeds; thick: their "
-    "mean.", draw, (1, 3))]
+    "prompts; right: one of width 64 that starts from the reference, from its first few pairs. "
+    "Thin: seeds; thick: their mean.", draw, (1, 3))]
