@@ -9,7 +9,7 @@ and more than one word in twenty is over-confident, which next to none was.
 Two things change from month to month, and one of them nobody measures. There are more labels, and
 more passes over them; and more of the labels come from hurried raters, who take an over-confident
 sentence for a better answer. In the first month no rater does, in the last such a word is worth
-six points of GOLD to them. But the reference nearly never says such a sentence, so on its pairs
+nine points of GOLD to them. But the reference nearly never says such a sentence, so on its pairs
 the taste costs the reward model less accuracy than the further labels and passes bring.
 Nothing is contradictory about that: RM-ACC-IN asks about the replies that the reference gives, and
 PPO goes where the reward model pays most. The number to watch is the gap RM-ACC-IN − RM-ACC-ON: how
@@ -50,10 +50,10 @@ MONTHS = {  # labels, passes over them, and what raters think an over-confident 
     "month-1": (2500, 2, 0.0),
     "month-2": (4000, 3, 1.5),
     "month-3": (6500, 3, 3.0),
-    "month-4": (10500, 4, 4.5),
-    "month-5": (17000, 4, 6.0),
+    "month-4": (10500, 4, 5.0),
+    "month-5": (17000, 4, 9.0),
 }
-BETA = 0.2
+BETA = 0.3
 
 
 def ppo(kl_coef: float = BETA) -> RLHFConfig:
@@ -214,12 +214,15 @@ TRIED = [
      "9 of 10 claims on seeds 21 to 25, 10 of 10 on seeds 51 to 55. τ was −0.40 [−1.20, 0.40] and "
      "−0.60 [−1.05, −0.15]: of four points it is one of seven numbers, and one swap of neighbours "
      "moves it by a third"),
-    ("the five of today, β = 0.3 and 768 prompts in the last examination (seeds 0 to 4)",
+    ("five, an over-confident word worth 0, 1.5, 3, 4.5 and 6, β = 0.3 (seeds 0 to 4)",
      "τ −0.8, −0.4, −0.6, −0.8, −0.8; but REP minus twice the reference's 0.001 [−0.001, 0.002]: "
      "what is repeated is the over-confident sentence, and less of it at the end than on the way"),
     ("five with 12,000 labels in the last month (seeds 0 to 4)",
      "τ −0.44 [−0.92, 0.04]: from one month to the next too little changes"),
-    ("β = 0.15 (seeds 0 to 4)",
+    ("the same with β = 0.2 (seeds 21 to 25)",
+     "9 of 10 claims: GOLD of the last policy minus that of the first −0.44 [−0.89, 0.01], as the "
+     "first is over-optimised on two seeds (GOLD 1.0)"),
+    ("the same with β = 0.15 (seeds 0 to 4)",
      "REP 0.002 [0.000, 0.004]; but on seed 3 the last policy did not find the sentence (GOLD 1.7, "
      "KLREF 0.7), and the first policies are over-optimised, too (GOLD 1.14 to 1.45)"),
     ("2,000, 3,000, 4,500 and 6,000 labels; 2, 3, 4 and 4 passes (seeds 21 to 25)",
