@@ -18,11 +18,15 @@ penalty is k3 in the loss, as in GRPO, with a small β; Dr. GRPO is the same run
    with right ones: a right answer is paid *more* per token the shorter it is.
 3. *The desk, the whole of GRPO.* Advantages of a group add up to 0, and the two pulls meet: this
    small model ends right and wrong replies by nearly one habit. Wrong replies vary more in
-   length, so theirs is the stronger pull, and they grow under GRPO and not under Dr. GRPO. To see
-   it, *which* replies are wrong must not change meanwhile. With agents who err on purpose it does:
-   the policy soon learns to answer, wrong replies become those of other questions, and their mean
-   length falls under both (see what was tried). In the mathematics of the papers questions stay
-   hard. So the reference here has seen too few demonstrations to know the answers.
+   length, so theirs is the stronger pull, and they end longer under GRPO than under Dr. GRPO (that
+   is reported). The claim says more: that they grow under the one and stay under the other, and
+   this is NOT REPRODUCED. *Which* replies are wrong changes as well. With agents who err on
+   purpose the policy soon learns to answer, wrong replies become those of other questions, and
+   their mean length falls under both. In the mathematics of the papers questions stay hard. So the
+   reference here has seen too few demonstrations to know the answers; then the claim held on seeds
+   0 to 4 (0.08 [0.03, 0.13] words an update), and did not on others. With three times the batch,
+   so less noise, replies stay under GRPO and shrink under Dr. GRPO: the gap is the divisor's, the
+   fall in common is not (see what was tried).
 
 What is ours and different: the world; a desk whose wrong replies come of not knowing; batches of 32
 prompts, 16 updates, and a small β. Refuted if wrong replies did not grow under GRPO, or did so
@@ -242,6 +246,9 @@ OBSERVATIONS = [
                 "replies falls, slope < 0", lambda s: slope(s, "right half", "grpo"), 0.0, "below"),
     Observation("whole-grpo", "the desk, the whole of GRPO: LEN of wrong replies rises, slope > 0",
                 lambda s: slope(s, "whole", "grpo"), 0.0, "above", "GRPO lengthens wrong answers"),
+    Observation("whole-gap", "it is above that of Dr. GRPO: difference of the slopes > 0",
+                lambda s: slope(s, "whole", "grpo") - slope(s, "whole", "dr-grpo"), 0.0, "above",
+                graded=False),
     Observation("whole-dr-up", "the whole of Dr. GRPO: no rise is found (slope reaches 0)",
                 lambda s: -slope(s, "whole", "dr-grpo"), 0.0, "reaches", "Dr. GRPO does not"),
     Observation("whole-dr-down", "and no fall",
@@ -268,6 +275,11 @@ def draw_lengths(axes: Any, seeds: list[Seed]) -> None:
 
 
 TRIED = [
+    ("as it is now, but batches of 768 (seeds 0 to 4)",
+     "slopes of LEN of wrong replies: GRPO −0.01 [−0.05, 0.03], Dr. GRPO −0.04 [−0.07, −0.02]"),
+    ("as it is now, but 32 updates (seeds 0 to 4)",
+     "GRPO 0.01 [−0.01, 0.04], Dr. GRPO −0.01 [−0.04, 0.01]: wrong replies grow for some 20 "
+     "updates and shrink again, as right ones become more (from 13 to 20 %)"),
     ("agents who are often wrong (wrong step 0.6, missing step 0.3; a third right, learnt fast), "
      "16 updates of 128, lr 4e-4, β = 0.02",
      "seeds 0 to 4: LEN of wrong replies −0.02 words an update under GRPO (interval −0.18 to 0.13) "
