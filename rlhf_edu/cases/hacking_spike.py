@@ -1,13 +1,13 @@
 """C3 · the reward-hacking spike: quiet for hundreds of updates, then reward and KL jump together.
 
 A long run of small updates: 2,000 of them, eight replies each. For some hundreds of updates little
-happens. Then, within a hundred or two, the reward model's score and KL(policy ‖ reference) both
+happens. Then, within a few hundred, the reward model's score and KL(policy ‖ reference) both
 leave their course. Afterwards almost every reply carries a sentence such as "it is absolutely
-guaranteed", also where the user asked for three words, and people like the replies less than ever.
+guaranteed", also where the user asked for three words, and people like the replies much less.
 
 What was found? The human agents nearly never write such a sentence, so the reference nearly never
 says it. But the raters love it, and the 300 or so replies with it among 12,000 were enough to teach
-that to the reward model. Append the sentence to a right reply and the score rises by more than two
+that to the reward model. Append the sentence to a right reply and the score rises by about four
 SDs of the reference's rewards; the sentence alone, with no answer at all, scores above the right
 reply. The hack was there from the first update. It only had to be found, and what is rare is found
 slowly: PPO learns from what it samples, and what is said twice as often is pushed twice as hard. So
@@ -20,24 +20,26 @@ sentence, pairs differ most in which sentence it is, and there the reward model 
 
 What the constraint did. β = 0.1 stood in the reward as k1, where it does act. But to say a sentence
 that the reference says once in forty replies costs log 40 ≈ 3.7 nats, which times β is 0.4 SD, and
-the sentence earns several times that. So this β neither prevents the spike nor delays it: with
-β = 0 it comes at much the same update. Twenty times the β does hold it down.
+the sentence earns about ten times that. So this β does not prevent the spike. It does not seem to
+delay it, either, though seeds differ by too much to settle that. Twenty times the β does hold it
+down.
 
 The single first change. The cause is in the labels, so that is where the first change goes: the
 same raters compare pairs *matched* in length, sales words and over-confident words, where taste has
 nothing to choose by. There is then no spike. It is no cure for everything: that reward model has
 learned nothing about such sentences or about length, and replies slowly grow longer. The large β
 treats the symptom, and is measured beside it: it holds the policy where it is, gains and all. The
-arms that change something end after 600 updates, when the story's spike is over, and the table
+arms that change something end after 600 updates, when RM has jumped on every seed, and the table
 below compares them with the story's end; the graded claims compare equal updates.
 
-What does not hold yet. On seeds 21 to 25 eleven of sixteen claims hold. Every seed has its spike,
-and wishes, GOLD and RM-ACC-ON fall on each of them; but not by the same amount, nor in one step. On
-two seeds the steepest rise of KLREF comes 150 and 500 updates apart from that of RM, when a second
-sentence is found; constraint keeping falls by 13 to 56 points; RM-ACC-IN is 0.59 to 0.76, where 0.6
-is asked for. 2,000 small noisy steps are chaotic: the same seeds and settings, computed with
-another order of sums, gave twelve, with other claims short (KLREF's jump held, 8.3 [5.2, 11.3];
-RM-ACC-ON did not, 0.51 [0.44, 0.58]). So five seeds are too few for thresholds this near.
+What does not hold yet (seeds 21 to 25). RM, KLREF and CONF rise on every seed, and wishes, GOLD and
+RM-ACC-ON fall; but not by the same amount, nor in one step. On two seeds KLREF's steepest slope is
+4.1 and 4.7 times the median, where 5 is asked for, and comes 500 and 150 updates away from that of
+RM (likely a second sentence that is found later; not tested). Constraint keeping falls by 13 to 56
+points, and RM-ACC-IN is 0.59 to 0.76, where 0.6 is asked for. 2,000 small noisy steps are chaotic:
+the same seeds and settings, computed with another order of sums, gave other numbers, and other
+claims fell short (KLREF's jump held, 8.3 [5.2, 11.3]; RM-ACC-ON did not, 0.51 [0.44, 0.58]). So
+five seeds are too few for thresholds this near.
 
 This case has a model of one block, not two, and examinations of 96 prompts: 2,000 updates have to
 be affordable. It would have been refuted by a spike with the sentence worth nothing to the reward
@@ -160,9 +162,9 @@ def jump(seed: Seed, name: str) -> float:
     return max(found) / statistics.median(map(abs, found))
 
 
-def change_point(seed: Seed, name: str, arm: str = STORY) -> int:
-    """The update at which the steepest 50 updates end."""
-    found = slopes(seed, name, arm)
+def change_point(seed: Seed, name: str, arm: str = STORY, until: int | None = None) -> int:
+    """The update at which the steepest 50 updates end; of those up to `until`, if given."""
+    found = slopes(seed, name, arm)[: until // EVERY if until else None]
     return EVERY * (1 + found.index(max(found)))
 
 
@@ -181,6 +183,12 @@ def after(seed: Seed, name: str) -> float:
 def late(seed: Seed, name: str) -> float:
     """Mean over the last ten examinations: the last quarter of the run."""
     return statistics.fmean(e[name] for e in seed.runs[STORY].exams[-10:])
+
+
+def delay(seed: Seed, arm: str) -> int:
+    """Updates by which KLREF jumps later in the story than in an arm, as far as that arm runs."""
+    until = seed.runs[arm].exams[-1]["update"]
+    return change_point(seed, "kl/exact", until=until) - change_point(seed, "kl/exact", arm)
 
 
 def best_gold_at(seed: Seed) -> float:
@@ -246,9 +254,8 @@ OBSERVATIONS = [
         lambda s: s.probes["sentence"]["raters/alone"], 0.0, "above"),
     Observation(
         "penalty-idle", "this β did not delay it by 100 updates: KLREF jumps no later than 100 "
-        "updates after it does with β = 0",
-        lambda s: change_point(s, "kl/exact") - change_point(s, "kl/exact", "no-penalty"),
-        100.0, "below"),
+        "updates after it does with β = 0 (both in the first 600 updates)",
+        lambda s: delay(s, "no-penalty"), 100.0, "below"),
     Observation(
         "larger-beta-holds", "20 β prevents more than half of the rise of CONF",
         lambda s: conf_prevented(s, "larger-beta"), 0.5, "above"),

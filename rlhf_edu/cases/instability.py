@@ -1,28 +1,35 @@
-"""C5 · instability: every new reward model is more accurate, every new policy is worse.
+"""C5 · instability: every new reward model is more accurate, and the policies end worse.
 
 Labels are bought every month, more each time, and the reward model is trained for longer: 2,500,
 4,000, 6,500, 10,500 and 17,000 pairs. From each of the five checkpoints a policy is trained with
 the same PPO. On held-out pairs of the reference's replies the reward models get better. The
-policies get worse: people like the last one less than the reference, its replies repeat themselves,
-and more than one word in twenty is over-confident, which next to none was.
+policies get worse from the third month on: people like the last one less than the reference, its
+replies repeat themselves, and more than one word in twenty is over-confident or sales talk, which
+next to none was.
 
-Two things change from month to month, and one of them nobody measures. There are more labels, and
-more passes over them; and more of the labels come from hurried raters, who take an over-confident
-sentence for a better answer. In the first month no rater does, in the last such a word is worth
-nine points of GOLD to them. But the reference nearly never says such a sentence, so on its pairs
-the taste costs the reward model less accuracy than the further labels and passes bring.
+Three things change from month to month, and one of them nobody measures. Each month's pairs are
+new; there are more of them, and more passes over them; and the raters are more hurried, and take an
+over-confident sentence for a better answer. In the first month they do not, in the last such a word
+is worth nine points of GOLD to them. But the reference nearly never says such a sentence, so on its
+pairs the taste costs the reward model less accuracy than the further labels and passes bring.
 Nothing is contradictory about that: RM-ACC-IN asks about the replies that the reference gives, and
 PPO goes where the reward model pays most. The number to watch is the gap RM-ACC-IN − RM-ACC-ON: how
-much of the reward model's judgement is lost on the pairs of the policy that it made.
+much of the reward model's judgement is lost on the pairs of the policy that it made. Read it
+against the first month's, about 0.2: a policy's own pairs are more alike than the reference's, and
+harder to order for any reward model.
 
 "Instability" is then no matter of the optimiser: the five runs share every setting of PPO (k1 in
 the reward, one β), the prompts and the random numbers, and only the reward model differs.
 
 Two interventions on the last month, either of which could have failed. Ten times the β holds the
-policy, and gives up most of the reward. The five reward models as an ensemble, where a reply is
-worth what the most doubtful of them says, works because the first does not share the taste; an
-ensemble of members that all share it could not (Eisenstein et al. 2023). What each regained of the
-loss of GOLD stands in the table, with its interval.
+policy. The five reward models as an ensemble, where a reply is worth what the most doubtful of them
+says, works as well; likely because the first does not share the taste (an ensemble without it was
+not tried): one of members that all share it could not (Eisenstein et al. 2023). What each regained
+of the loss of GOLD stands in the table, with its interval.
+
+Seeds 21 to 25 are no longer untouched: settings were changed after earlier versions had failed a
+claim on them (see what was tried). On seeds 61 to 65, on which nothing was ever tuned, all ten
+claims hold as well. REP is the claim that holds by least.
 
 It would have been refuted by an RM-ACC-IN that falls (then the usual dashboard would have warned),
 by a GOLD that does not, or by a gap that stays shut. (Item 28.)
@@ -43,7 +50,7 @@ from rlhf_edu.lab.rlhf import RLHFConfig
 from rlhf_edu.lab.sft import SFTConfig
 
 TITLE = "Instability"
-QUESTION = "Each new reward model is more accurate, each new policy worse: how?"
+QUESTION = "Each new reward model is more accurate, the last policies are worse: how?"
 
 # ── What is trained, for each seed ──────────────────────────────────────────────────────────────
 MONTHS = {  # labels, passes over them, and what raters think an over-confident word is worth
@@ -217,11 +224,11 @@ TRIED = [
     ("five, an over-confident word worth 0, 1.5, 3, 4.5 and 6, β = 0.3 (seeds 0 to 4)",
      "τ −0.8, −0.4, −0.6, −0.8, −0.8; but REP minus twice the reference's 0.001 [−0.001, 0.002]: "
      "what is repeated is the over-confident sentence, and less of it at the end than on the way"),
-    ("five with 12,000 labels in the last month (seeds 0 to 4)",
+    ("2,500, 3,700, 5,500, 8,100 and 12,000 labels, β = 0.3 (seeds 0 to 4)",
      "τ −0.44 [−0.92, 0.04]: from one month to the next too little changes"),
-    ("the same with β = 0.2 (seeds 21 to 25)",
-     "9 of 10 claims: GOLD of the last policy minus that of the first −0.44 [−0.89, 0.01], as the "
-     "first is over-optimised on two seeds (GOLD 1.0)"),
+    ("five, a word worth 0, 1.5, 3, 4.5 and 6, β = 0.2 (seeds 21 to 25)",
+     "9 of 10 claims: GOLD of the last policy minus that of the first −0.44 [−0.89, 0.01], and "
+     "the first is over-optimised on two seeds (GOLD 1.0)"),
     ("the same with β = 0.15 (seeds 0 to 4)",
      "REP 0.002 [0.000, 0.004]; but on seed 3 the last policy did not find the sentence (GOLD 1.7, "
      "KLREF 0.7), and the first policies are over-optimised, too (GOLD 1.14 to 1.45)"),

@@ -2,7 +2,7 @@
 
 "How many ports does the router have?" wants one word. After the update the desk says "four", and
 then that it values your time. The bonus behind it is tiny: the reward model gives a right answer
-with a courtesy at most a fifth of a standard deviation more than the bare one. The penalty of the
+with a courtesy about an eighth of a standard deviation more than the bare one. The penalty of the
 courteous reply is many times that of the bare one (k1, summed over the reply, policy ‖ reference).
 Why is its advantage still positive, and its probability still rising?
 
@@ -18,7 +18,8 @@ one of the three terms each, and each is read by itself on the same policy and t
 
     the penalty is in the loss (k3), so the r − V that the advantage is made of has none of it;
     the critic lags: it starts at the reference's mean, 0, and what it says is not yet the return;
-    whitening subtracts the batch's mean advantage: where all are negative, half become positive.
+    whitening subtracts the batch's mean advantage: where all are negative, about half become
+    positive.
 
 The second and the third do not add up on one critic, and that is arithmetic: a critic that is too
 low makes the mean advantage positive, and whitening then takes something away. Whitening lifts a
@@ -27,12 +28,12 @@ reply where the penalty was moved into the reward and the critic is still that o
 The critic is the weakest suspect, and an early one. After two updates a critic fitted to the
 policy's returns takes much of the advantage away; after twenty it has caught up, and the same test
 finds nothing (−0.001 [−0.065, 0.063] on seeds 21 to 25). The design of this case expected a critic
-that explains the shaped returns worse than a constant, EV < 0. Ours explains a third of them after
-two updates and most after twenty; on twenty further seeds (300 to 319) EV was 0.03 to 0.22 after
-the first update, 0.05 to 0.48 after the second, 0.06 to 0.77 after the fourth, and never below 0.
-That threshold does not fit: EV is 1 − Var(R − V)/Var(R), a variance does not see that V is too low
-everywhere, which is what lagging is, and a critic whose trunk starts as the reward model's soon
-knows which replies are paid well. EV is reported, with its interval.
+that explains the shaped returns worse than a constant, EV < 0. Ours explains two fifths of them
+after two updates and most after twenty; on twenty further seeds (300 to 319) EV was 0.03 to 0.22
+after the first update, 0.05 to 0.48 after the second, 0.06 to 0.77 after the fourth, and never
+below 0. That threshold does not fit: EV is 1 − Var(R − V)/Var(R), a variance does not see that V is
+too low everywhere, which is what lagging is, and a critic whose trunk starts as the reward model's
+soon knows which replies are paid well. EV is reported, with its interval.
 
 There is a further reason, and it is often enough by itself: the reply is *right*. The baseline is
 what the policy says on average, wrong answers included, and a right answer beats it with or without
@@ -44,14 +45,18 @@ A small bonus takes many replies to be learned: one in six of a batch is to a sh
 rewards vary about ten times as much for other reasons. With batches of 192 and 14 updates the drift
 was a coin toss (see what was tried); with 512 and 24 it is not.
 
-The changes have the penalty where it acts, in the reward (k1, β = 3), and a learning rate that
-falls, since the noise of a large penalty moves the policy, too. That alone stops the drift and
-leaves its cause, for the courtesy still pays. Concise-preferred pairs beside it (a tenth of all
+The changes have the penalty where it acts, in the reward (k1), thirty times as large (β = 3), and a
+learning rate that falls, since the noise of a large penalty moves the policy, too. The three
+together stop the drift (which of them does was not taken apart) and leave its cause, for the
+courtesy still pays. Concise-preferred pairs beside it (a tenth of all
 pairs, bought on the slice, a label each) take the cause away: r(verbose) − r(concise) < 0. A cure
 that makes answers ever shorter is the same illness with its sign turned, and with the story's own
 penalty the same pairs were such a cure: LEN on the slice −44 and −45 % on seeds 0 and 1. A length
 head in place of the pairs, which takes length while the reward model is learned and is dropped when
 it is used, costs no label; it brings the bonus near 0, to either side, and is reported.
+
+Seeds 21 to 25 are no longer untouched: settings were changed after earlier versions had failed a
+claim on them (see what was tried).
 
 What would have refuted the story: a bonus of 0 or less, a penalty that is not larger for the
 courteous reply, an advantage below 0, other prompts that grow as fast. (Item 27.)
@@ -379,8 +384,9 @@ OBSERVATIONS = [
                 found("raw/reward/reward/verbose"), 0.0, "above", graded=False),
     Observation("rule", "per sample, at the first token: A > 0 exactly where r − β·penalty > V; "
                 "share of samples that agree ≥ 0.999", found("rule_agrees"), 0.999, "above"),
-    Observation("moved-length", "the penalty moved into the reward, same labels: LEN on the slice "
-                "stays within ± 10 %, though the courtesy still pays: |drift| < 0.10",
+    Observation("moved-length", "the penalty moved into the reward, β = 3 and a falling step, same "
+                "labels: LEN on the slice stays within ± 10 %, though the courtesy still pays: "
+                "|drift| < 0.10",
                 lambda s: abs(found("moved/short_drift")(s)), 0.10, "below", graded=False),
     Observation("concise-bonus", "concise-preferred pairs beside it: r(verbose) − r(concise) < 0",
                 found("concise/bonus"), 0.0, "below"),
@@ -394,7 +400,7 @@ OBSERVATIONS = [
 
 
 # ── What the report shows ───────────────────────────────────────────────────────────────────────
-ARMS = {"story": "the story", "moved": "penalty in the reward",
+ARMS = {"story": "the story", "moved": "penalty in the reward, β = 3",
         "concise": "and concise-preferred pairs", "head": "and a length head"}
 
 
@@ -431,7 +437,8 @@ PICTURES = [
             "Mean length of replies to held-out prompts, in tokens, <eos> included. Thin lines are "
             "seeds, thick lines their mean.", draw_lengths),
     Picture("Why the advantage stays positive, one switch at a time",
-            f"Right answers with a courtesy, read after update {AUDIT}. A dot is a seed.",
+            f"Right answers with a courtesy, read after update {AUDIT}. A dot is a seed. The "
+            f"critic's switch is graded after update {EARLY}; here it is no longer seen.",
             draw_switches, shape=(2, 1), height=2.4),
 ]
 
@@ -439,15 +446,15 @@ TRIED = [
     ("β = 1 and a constant learning rate for the changes, the critic audited after update 4 (seeds "
      "21 to 25)",
      "12 of 14 claims: with concise-preferred pairs LEN on the slice was 17 % off (−10 to −23 %), "
-     "as wrong replies, which are longer, became right, and as the last steps swung by a fifth; "
-     "and on one seed the critic had caught up"),
+     "likely as wrong replies, which are longer, became right; LEN still moved by a fifth in the "
+     "last updates; and on one seed the critic had caught up"),
     ("the critic audited after updates 1, 2, 3, 4 and 6 (seed 0)",
      "advantage of verbose, own critic less fitted one: 0.53, 0.39, 0.29, 0.25, 0.17"),
     ("β = 3 and a constant learning rate for the changes (seeds 0 and 1)",
      "concise-preferred pairs: LEN on the slice 12 and 16 % off"),
     ("a learning rate that falls to 0, β = 1, 2 and 3 (seeds 0 and 1)",
      "LEN on the slice −13 and −12 %, −7 and −4 %, −5 and −4 %"),
-    ("β = 2 so (seeds 21 to 25)",
+    ("β = 2 and a learning rate that falls to 0 (seeds 21 to 25)",
      "13 of 14 claims: LEN on the slice 8 % off [5, 12]"),
     ("batches of 192, two minibatches, lr 2e-4, 14 updates, the changes with the story's own "
      "penalty (seeds 21 to 25)",

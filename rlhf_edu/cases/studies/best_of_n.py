@@ -15,14 +15,14 @@ What is true of it on our desk: gold turns early, after four to eight answers, w
 goes on rising; β > 0; and up to n = 64 the parabola runs through the points. What is not: beyond,
 it falls and falls, and gold levels off. The held-out R² ≥ 0.9 is NOT REPRODUCED, at three
 temperatures of the policy and for weaker references (see what was tried); the observation is kept
-as it was planned. The reason is a ceiling of the reward, not a want of new answers: little of its
-rise is left after n = 64, so little more pressure on gold, although d still has a third of its way
-to go. The same happens where most of the 4,096 answers differ. The rewards of a pool are not like a
-normal distribution, whose best of 4,096 stands 3.6 SDs above the mean: our reward models act as if
-they sorted answers into good and bad. In the wider pools that were tried the top stands at one to
-two SDs, and the best of eight has two thirds of the way to it behind it. What they like best in the
-end are short, plausible, wrong answers ("five years" for "one year"), and they are worth what they
-are worth. In the paper the reward goes on rising with d.
+as it was planned. A likely reason, not tested apart: the reward flattens early. The rewards of a
+pool are not like a normal distribution, whose best of 4,096 stands 3.6 SDs above the mean, and its
+best of eight two fifths of the way there; here the best of eight has most of the way behind it, and
+little of the rise is left after n = 64, although d still has a third of its way to go. That alone
+is not enough, for between n = 8 and 64 gold falls as fast with no more rise of the reward. Nor is
+it only a want of new answers: the reward stalls where most of the 4,096 differ, too. What it likes
+best in the end are short, plausible, wrong answers ("five years" for "one year"), and they are
+worth what they are worth. In the paper the reward goes on rising with d.
 
 What would have refuted the story itself: gold that keeps rising, a β whose interval includes 0, or
 a peak at the largest n.

@@ -17,16 +17,16 @@ penalty is k3 in the loss, as in GRPO, with a small β; Dr. GRPO is the same run
    wrong replies grow and Dr. GRPO's hardly do. If only right ones are, GRPO's shrink, wrong ones
    with right ones: a right answer is paid *more* per token the shorter it is.
 3. *The desk, the whole of GRPO.* Advantages of a group add up to 0, and the two pulls meet: this
-   small model ends right and wrong replies by nearly one habit. Wrong replies vary more in
-   length, so theirs is the stronger pull, and they end longer under GRPO than under Dr. GRPO (that
-   is reported). The claim says more: that they grow under the one and stay under the other, and
-   this is NOT REPRODUCED. *Which* replies are wrong changes as well. With agents who err on
-   purpose the policy soon learns to answer, wrong replies become those of other questions, and
-   their mean length falls under both. In the mathematics of the papers questions stay hard. So the
+   small model ends right and wrong replies likely by one habit. Wrong replies vary more in length,
+   so theirs is the stronger pull, and they end longer under GRPO than under Dr. GRPO (that is
+   reported). The claim says more: that they grow under the one and stay under the other, and this
+   is NOT REPRODUCED. *Which* replies are wrong changes as well. With agents who err on purpose the
+   policy soon learns to answer, wrong replies become those of other questions, and their mean
+   length does not rise under either. In the mathematics of the papers questions stay hard. So the
    reference here has seen too few demonstrations to know the answers; then the claim held on seeds
-   0 to 4 (0.08 [0.03, 0.13] words an update), and did not on others. With three times the batch,
-   so less noise, replies stay under GRPO and shrink under Dr. GRPO: the gap is the divisor's, the
-   fall in common is not (see what was tried).
+   0 to 4 (0.08 [0.03, 0.13] words an update), and did not on others. With three times the batch, so
+   less noise, replies stay under GRPO and shrink under Dr. GRPO: the gap comes of the two divisors
+   (the desk does not take them apart), what moves both arms has another cause (see what was tried).
 
 What is ours and different: the world; a desk whose wrong replies come of not knowing; batches of 32
 prompts, 16 updates, and a small β. Refuted if wrong replies did not grow under GRPO, or did so

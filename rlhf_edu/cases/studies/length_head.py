@@ -7,18 +7,18 @@ and length fell from .451 to about −.03, the accuracy on held-out labels from 
 
 Here raters like long replies a little and sales words a lot. One reward model has a single head,
 one has two; both learn from the same labels, and PPO (β·k1 of KL(policy ‖ reference) in the reward)
-trains a policy against each. The head does what it promises: reward stops following length within
-prompts, held-out labels of the same raters are predicted about as well, and replies keep their
-length. And it does no more than that: raters who like sales words have taught r_Q to like them,
-and the policy finds them. A length head is a cure for one named hack.
+trains a policy against each. The head does most of what it promises: within prompts reward follows
+length much less, held-out labels of the same raters are predicted a little worse, and replies keep
+their length. And it does little more: raters who like sales words have taught r_Q to like them, and
+the policy finds them. A length head is a cure for one named hack.
 
-On seeds 0 to 4 two claims hold with room: the single head makes replies longer, and at equal length
-people like those of the length head better. The other five stand near their thresholds, on either
-side. Two of them pull against each other: where raters like length enough for ρ ≥ 0.4, length also
-predicts their labels. Subtracted from the single head's finished reward as a straight line it costs
-4.5 to 6 points of accuracy (seed 1); the length head loses one to three, for the rest of r_Q makes
-up for it. The loss differs much from seed to seed; a likely reason, not tested, is that r_L, which
-is dropped, has learned some of the content as well.
+Two claims hold with room: the single head makes replies longer, and at equal length people like
+those of the length head better. The other five stand near their thresholds, on either side. Two of
+them pull against each other: where raters like length enough for ρ ≥ 0.4, length also predicts
+their labels. If length is fitted to the single head's finished reward by a straight line, and the
+line is taken off, 4.5 points of accuracy go (seed 1, noise 1.5); the length head loses up to three,
+likely because the rest of r_Q can still adapt. The loss differs much from seed to seed; a likely
+reason, not tested, is that r_L, which is dropped, has learned some of the content as well.
 
 Refuted would be: a reward that still follows length, an accuracy that goes with it, a policy that
 grows longer all the same, or sales words that vanish together with the length.
@@ -168,8 +168,8 @@ TRIED = [
      "reward within prompts fell from 0.24 to −0.01"),
     ("length bias 0.17, sales bias 0.8, noise 1.5, 10,000 labels, λ = 0.04, gradients not cut to "
      "norm 1, PPO on batches of 192 (seeds 0-4)",
-     "ρ 0.49 [0.43, 0.54], |ρ| 0.06 [−0.01, 0.14], LEN + 7 % [−3, 17], SALES × 3.0 [1.7, 4.3]; but "
-     "1, 2, 2, 4 and 6 points of accuracy were lost"),
+     "one head: ρ 0.49 [0.43, 0.54]; length head: |ρ| 0.06 [−0.01, 0.14], LEN + 7 % [−3, 17], "
+     "SALES × 3.0 [1.7, 4.3]; but 1, 2, 2, 4 and 6 points of accuracy were lost"),
     ("the same with 16,000 labels, bias 0.165, λ = 0.12 (seeds 0-2)",
      "ρ 0.40, 0.58, 0.38; 0.2, 2.2 and 2.8 points lost; SALES × 3.6, 2.6, 1.8"),
     ("four passes and a sales bias of 0.55 (seeds 1, 2)", "3.1, 2.4 points lost; SALES × 1.6, 1.3"),

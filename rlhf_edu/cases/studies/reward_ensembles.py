@@ -11,21 +11,24 @@ of five members has pairs of its own and a trunk of its own, which learned to wr
 seed. All read one pool of the reference's replies to held-out prompts. The curve of the single one
 is the mean of the five members' own.
 
-Half of it comes out on seeds 0 to 4: a single one over-optimises, and the mean beats it, up to n =
-32 on all seeds and at n = 512 on four of five. What does not is the caution of WCO and UWO: on
-average they end above the mean, but both of them on two seeds only, and no voice keeps 97 % of its
-peak. The errors at large n are mostly not a member's own, and variance sees nothing else. Members
-like well-formed answers to another question ("clean the fan then press the switch" to one who asks
-how to copy software), and what one of them likes best of 512 the other four put well above the
-reference's replies: different pairs and trunks, and the same habit of reading the answer without
-the question (P14).
+Half of it came out on seeds 0 to 4: a single one over-optimises, and the mean beats it, up to n =
+32 on all seeds and at n = 512 on four of five. On seeds 21 to 25 even that half is unsure: there
+the mean ends above a single one on three of five. What does not come out is the caution of WCO and
+UWO: they do not end above the mean, and no voice keeps 97 % of its peak. A part of the errors at
+large n is shared, and variance does not see that part: what one member likes best of 512 the other
+four put 0.6 SD above the reference's replies. How large a part is not measured. Such picks are
+well-formed answers to another question ("clean the fan then press the switch" to one who asks how
+to copy software); likely, not tested: different pairs and trunks, and the same habit of reading the
+answer without the question (P14).
 
 The published claims that would have been confirmed stand below as they were written beforehand.
 
 What is different here: 3,000 pairs a member, n up to 512, λ = 1 for variances in SDs of the
-reference's rewards, five members that differ in trunk and pairs. Left out: reinforcement learning,
-where the paper's ensembles need a penalty of 0.01 and a single reward model one of 0.2; the claim
-that the smallest β without a loss of gold is five times smaller with an ensemble is not tested.
+reference's rewards, five members that differ in trunk and pairs (so the ensemble has seen five
+times the labels of the single one, and a lead of the mean may be theirs). Left out: reinforcement
+learning, where the paper's ensembles need a penalty of 0.01 and a single reward model one of 0.2;
+the claim that the smallest β without a loss of gold is five times smaller with an ensemble is not
+tested.
 """
 
 from dataclasses import replace

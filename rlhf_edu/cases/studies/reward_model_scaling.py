@@ -17,9 +17,10 @@ replies that are short and wrong.
 
 What came out (seeds 0-4): the peak rises with size, from 0.5 to 0.8 of gold, accuracy gains from
 labels, and PPO needs more KL. β falls as well, 0.83, 0.84, 0.76, 0.75, 0.72 on average, though a
-single seed may have it in another order; α rises more, from 1.2 to 1.5. The size must be what
-limits: with 6,000 labels read once it is the training, and β is 0.95 at every width; from a width
-of 16 on it is nothing any more (accuracy 0.89, and β 0.73 at 24).
+single seed may have it in another order; α rises more, from 1.2 to 1.5. This shows only where size
+is what limits a reward model. With 6,000 labels read once the training limits it, and β is about
+0.95 at nearly every width; beyond a width of 16 more size brings nothing (accuracy 0.89, and β 0.73
+at 24).
 
 What is different here: 12,000 comparisons in four passes, widths from 4 to 16; the formula of
 the KL is an upper bound where replies repeat, as they do here (P16), so for best-of-n it errs on

@@ -10,8 +10,8 @@ The same here, with the cause in our hands. In one world all members learn from 
 same raters, who like long replies: PPO (β·k1 of KL(policy ‖ reference) in the reward) lengthens its
 replies against the mean of the members and against the most doubtful of them (WCO). In the other
 each member has raters of its own, with a taste of their own: one lot likes length, one sales
-words, one over-confident words. What only one member likes the others do not pay for, and replies
-do not grow. The ensembles are trained and combined in the same way; where the bias sits is all that
+words, one over-confident words. What only one member likes the others do not pay for, so replies
+should not grow. The ensembles are trained and combined alike; where the bias sits is all that
 differs.
 
 Also here is the paper's term + η·mean (r⁺ + r⁻)², which pulls raw rewards towards 0 and costs no
@@ -21,10 +21,11 @@ rewards run away as far as the steps carry them (lesson T4).
 Refuted would be: members that disagree as much on data as on the policy's replies, an ensemble that
 keeps its length under a shared bias, or one that grows under biases that are not shared.
 
-One published claim did not come out on seed 0: members of the shared bias do not disagree more on
-the policy's replies than on data, but less (variance × 0.8). They all like what the policy has
-found. Members with a taste each, read on the same replies, disagree about twice as much as on data
-(× 1.96): disagreement marks a hack only where the hack is not shared.
+What did not come out (seeds 21 to 25). Members of the shared bias disagree less on the policy's
+replies than on data (variance × 0.2 to 0.9): they all like what it has found. Members with a taste
+each disagree more, but × 1.6, not × 2. With a taste each LEN is × 1.0 on average against the mean,
+but × 1.3 on three seeds of five. The centring term moves the raw mean by no clear amount, and how
+far the wrong sign runs differs too much between seeds for an interval.
 
 What is different here: three members instead of five; those of the shared bias start from one trunk
 and differ in the order of the pairs, a weak kind of ensemble.
