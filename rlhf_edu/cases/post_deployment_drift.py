@@ -55,8 +55,12 @@ penalty the same pairs were such a cure: LEN on the slice −44 and −45 % on s
 head in place of the pairs, which takes length while the reward model is learned and is dropped when
 it is used, costs no label; it brings the bonus near 0, to either side, and is reported.
 
-Seeds 21 to 25 are no longer untouched: settings were changed after earlier versions had failed a
-claim on them (see what was tried).
+How far to trust it. Seeds 21 to 25 are no longer untouched: settings were changed after earlier
+versions had failed a claim on them (see what was tried). On seeds 61 to 65, on which nothing was
+ever tuned, nine of fourteen claims hold. The changes and the critic's lag do as well as here, but
+the story itself needs a bonus of about 0.1 or more: on the two seeds where it was 0.06 and 0.09 LEN
+on the slice fell by 14 and 11 %, on the three others it rose by 24 to 32 %. The bonus differs
+between seeds by as much as its window allows.
 
 What would have refuted the story: a bonus of 0 or less, a penalty that is not larger for the
 courteous reply, an advantage below 0, other prompts that grow as fast. (Item 27.)
