@@ -58,9 +58,9 @@ it is used, costs no label; it brings the bonus near 0, to either side, and is r
 How far to trust it. Seeds 21 to 25 are no longer untouched: settings were changed after earlier
 versions had failed a claim on them (see what was tried). On seeds 61 to 65, on which nothing was
 ever tuned, nine of fourteen claims hold. The changes and the critic's lag do as well as here, but
-the story itself needs a bonus of about 0.1 or more: on the two seeds where it was 0.06 and 0.09 LEN
-on the slice fell by 14 and 11 %, on the three others it rose by 24 to 32 %. The bonus differs
-between seeds by as much as its window allows.
+the drift is not sure at the lower end of the bonus: at 0.09, 0.13 and 0.14 LEN on the slice rose by
+24 to 32 %, at 0.06 and, on another seed, 0.09 it fell by 14 and 11 %. The bonus differs between
+seeds by as much as its window allows.
 
 What would have refuted the story: a bonus of 0 or less, a penalty that is not larger for the
 courteous reply, an advantage below 0, other prompts that grow as fast. (Item 27.)
