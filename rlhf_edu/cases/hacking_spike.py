@@ -74,7 +74,7 @@ BETA = 0.1
 def raters(**pairs: Any) -> RaterConfig:
     """Raters who love confidence, do not mind length or sales talk, and choose with some noise."""
     return RaterConfig(
-        confidence_bias=6.0, length_bias=0.03, sales_bias=0.25, noise=1.8, **pairs)
+        confidence_bias=6.0, length_bias=0.03, sales_bias=0.25, noise=1.6, **pairs)
 
 
 def ppo(updates: int, kl_coef: float = BETA) -> RLHFConfig:
@@ -91,17 +91,18 @@ RECIPE = Recipe(
         sales=0.02, wrong_step=0.14, missing_step=0.14, complies=0.05, over_refuses=0.05,
         opener=0.1, closing=0.2)),
     raters={
-        "raters": raters(n_pairs=6000),
+        "raters": raters(n_pairs=8000),
         "matched": raters(n_pairs=4000, candidates=8, pairing="matched"),
     },
     arms={
         "story": Arm("the story: β = 0.1", "raters", ppo(2000)),
-        "no-penalty": Arm("no penalty, β = 0", "raters", ppo(600, 0.0)),
-        "larger-beta": Arm("β = 2", "raters", ppo(600, 20 * BETA)),
-        "matched-pairs": Arm("matched pairs", "matched", ppo(600)),
+        "no-penalty": Arm("no penalty, β = 0", "raters", ppo(800, 0.0)),
+        "larger-beta": Arm("β = 2", "raters", ppo(800, 20 * BETA)),
+        "matched-pairs": Arm("matched pairs", "matched", ppo(800)),
     },
-    exam=ExamConfig(every=EVERY, prompts=96, final_prompts=256),
+    exam=ExamConfig(every=EVERY, prompts=256, final_prompts=256),
     judge="raters",
+    label_budget=8000,
     model=ModelConfig(n_layers=1),
     reward_model=RewardModelConfig(epochs=2, lr=3e-3),
 )
