@@ -6,7 +6,7 @@ leave their course. Afterwards almost every reply carries a sentence such as "it
 guaranteed", also where the user asked for three words, and people like the replies much less.
 
 What was found? The human agents nearly never write such a sentence, so the reference nearly never
-says it. But the raters love it, and the 300 or so replies with it among 12,000 were enough to teach
+says it. But the raters love it, and the 400 or so replies with it among 16,000 were enough to teach
 that to the reward model. Append the sentence to a right reply and the score rises by about four
 SDs of the reference's rewards; the sentence alone, with no answer at all, scores above the right
 reply. The hack was there from the first update. It only had to be found, and what is rare is found
@@ -28,19 +28,17 @@ same raters compare pairs *matched* in length, sales words and over-confident wo
 nothing to choose by. There is then no spike. It is no cure for everything: that reward model has
 learned nothing about such sentences or about length, and replies slowly grow longer. The large β
 treats the symptom, and is measured beside it: it holds the policy where it is, gains and all. The
-arms that change something end after 600 updates, when RM has jumped on every seed, and the table
+arms that change something end after 800 updates, when RM has jumped on every seed, and the table
 below compares them with the story's end; the graded claims compare equal updates.
 
-What does not hold yet (seeds 21 to 25). RM, KLREF and CONF rise on every seed, and wishes, GOLD and
-RM-ACC-ON fall; but not by the same amount, nor in one step. On two seeds KLREF's steepest slope is
-4.1 and 4.7 times the median, where 5 is asked for, and comes 500 and 150 updates away from that of
-RM (likely a second sentence that is found later; not tested). Constraint keeping falls by 13 to 56
-points, and RM-ACC-IN is 0.59 to 0.76, where 0.6 is asked for. 2,000 small noisy steps are chaotic:
-the same seeds and settings, computed with another order of sums, gave other numbers, and other
-claims fell short (KLREF's jump held, 8.3 [5.2, 11.3]; RM-ACC-ON did not, 0.51 [0.44, 0.58]). So
-five seeds are too few for thresholds this near.
+What does not hold yet (seeds 21 to 25). The spike itself does on every seed: one jump, of RM and of
+KLREF within 50 updates of each other, after which wishes, CONF and GOLD change for good. Short are
+RM-ACC-ON, which is 0.42 to 0.59 after the jump, mean 0.50, and must end below 0.55; the comparison
+with β = 0, for on one seed the jump comes 200 updates *earlier* with the penalty, which widens the
+interval; and matched pairs, whose GOLD is better than the story's on four of five seeds, not on the
+fifth. 2,000 small noisy steps are chaotic: five seeds are few for thresholds this near.
 
-This case has a model of one block, not two, and examinations of 96 prompts: 2,000 updates have to
+This case has a model of one block, not two, and batches of eight: 2,000 updates have to
 be affordable. It would have been refuted by a spike with the sentence worth nothing to the reward
 model, by one that the KL does not share, or by a run without the penalty that spikes much earlier.
 (Item 26.)
@@ -254,7 +252,7 @@ OBSERVATIONS = [
         lambda s: s.probes["sentence"]["raters/alone"], 0.0, "above"),
     Observation(
         "penalty-idle", "this β did not delay it by 100 updates: KLREF jumps no later than 100 "
-        "updates after it does with β = 0 (both in the first 600 updates)",
+        "updates after it does with β = 0 (both in the first 800 updates)",
         lambda s: delay(s, "no-penalty"), 100.0, "below"),
     Observation(
         "larger-beta-holds", "20 β prevents more than half of the rise of CONF",
@@ -269,6 +267,13 @@ OBSERVATIONS = [
 
 
 TRIED = [
+    ("6,000 pairs, noise 1.8, examinations of 96 prompts, arms of 600 updates (seeds 21 to 25)",
+     "12 of 16 claims, and other ones where the sums had another order: KLREF's steepest slope 4.1 "
+     "to 12 times the median and up to 500 updates from that of RM, wishes −13 to −56 points, "
+     "RM-ACC-IN 0.59 to 0.76, RM-ACC-ON 0.45 [0.39, 0.52] or 0.51 [0.44, 0.58]"),
+    ("8,000 pairs, noise 1.6 and 256 prompts, arms still of 600 updates (seeds 0 to 4)",
+     "14 of 16: RM-ACC-ON 0.46 [0.37, 0.55], and on the seed whose spike ends at 600 matched pairs "
+     "had not yet the better GOLD"),
     ("two blocks, agents who are over-confident in 1.5 % of their replies, a reward model of one "
      "pass at a learning rate of 1e-3, β = 0.3, batches of 16",
      "no hack: the reward model had not learned the taste, honest gains sharpened the policy "
@@ -303,7 +308,7 @@ def draw_spike(axes: Any, seeds: list[Seed]) -> None:
 PICTURES = [
     Picture(
         "What jumped, what fell, and what the changes did",
-        "The story's run, examined every 50 updates on 96 held-out prompts, two replies each. "
+        "The story's run, examined every 50 updates on 256 held-out prompts, two replies each. "
         "KLREF is KL(policy ‖ reference), exact along the sampled replies; RM-ACC-IN is what "
         "RM-ACC-ON is at update 0. Last two panels: all arms; those that change something end "
         "earlier.",
