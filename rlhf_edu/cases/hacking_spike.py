@@ -20,8 +20,8 @@ sentence, pairs differ most in which sentence it is, and there the reward model 
 
 What the constraint did. β = 0.1 stood in the reward as k1, where it does act. But to say a sentence
 that the reference says once in forty replies costs log 40 ≈ 3.7 nats, which times β is 0.4 SD, and
-the sentence earns about ten times that. So this β neither prevents the spike nor delays it by as
-much as 100 updates. Twenty times the β does hold it down.
+the sentence earns about ten times that. So this β neither prevents the spike nor delays it by 100
+updates on any seed. Twenty times the β does hold it down.
 
 The single first change. The cause is in the labels, so that is where the first change goes: the
 same raters compare pairs *matched* in length, sales words and over-confident words, where taste has
