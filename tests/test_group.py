@@ -7,8 +7,12 @@ import torch
 from torch import Tensor
 
 from rlhf_edu import InputError
-from rlhf_edu.lab.group import KINDS, group_advantages
+from rlhf_edu.cases.studies.clip_higher import RARE, clipped_by_rarity
+from rlhf_edu.lab import helpdesk
+from rlhf_edu.lab.group import KINDS, RightAnswer, group_advantages
+from rlhf_edu.lab.model import ModelConfig, language_model
 from rlhf_edu.lab.rlhf import RLHFConfig, choose_advantages
+from rlhf_edu.ppo_clip import clipped_surrogate_loss
 
 
 def batch(prompts: int, size: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,3 +109,31 @@ def test_a_group_is_of_two_or_more_and_divides_the_batch():
         RLHFConfig(batch_size=12, group_size=5)
     assert str(error.value) == (
         "RLHFConfig.group_size = 5: allowed are divisors of batch_size = 12")
+
+
+def test_the_checker_pays_for_every_right_unit_and_for_no_other():
+    table, prompts = helpdesk.desk(), helpdesk.all_prompts()
+    row = next(i for i, p in enumerate(prompts) if p.slice == "short" and p.answer == "two")
+    said = ["two", "two . have a nice day", "four", "two . four", "have a nice day"]
+    ids = [helpdesk.encode(text) + [helpdesk.EOS] for text in said]
+    replies = torch.tensor([i + [helpdesk.PAD] * (12 - len(i)) for i in ids])
+    check = RightAnswer(language_model(ModelConfig(n_layers=1)))
+    asked = table.prompts[torch.full((len(said),), row)]
+    assert check(asked, replies).tolist() == [1, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("high", [0.2, 0.28])
+def test_clip_higher_trains_on_the_package_s_loss_where_the_widths_are_equal(high):
+    luck = torch.Generator().manual_seed(3)
+    old = -3 * torch.rand(60, 5, generator=luck, dtype=torch.float64)
+    new = (old + 0.6 * torch.randn(60, 5, generator=luck, dtype=torch.float64)).requires_grad_()
+    gain = torch.randn(60, 5, generator=luck, dtype=torch.float64)
+    mask = (torch.arange(5) < torch.randint(1, 6, (60, 1), generator=luck)).double()
+    (ours, stopped), theirs = clipped_by_rarity(new, old, gain, mask, 0.2, (high, high)), \
+        clipped_surrogate_loss(new, old, gain, mask, 0.2, high)
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-12) and stopped.any()
+    slopes = [torch.autograd.grad(loss, new, retain_graph=True)[0] for loss in (ours, theirs)]
+    assert torch.allclose(*slopes, atol=1e-12) and slopes[0].abs().max() > 1e-3
+    apart, _ = clipped_by_rarity(new, old, gain, mask, 0.2, (0.6, high))
+    moved = torch.autograd.grad(apart, new)[0] != slopes[0]
+    assert moved.any() and not moved[old.exp() >= RARE].any()

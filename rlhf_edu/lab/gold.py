@@ -11,7 +11,8 @@
     ending      −0.5 for a reply that was cut off before its end
 
 The gold score plays the *human spot-checker*. It is never trained on: no model and no optimiser
-sees its number. The raters' choices (`raters.py`) are a noisy, tinted reading of it.
+sees its number. The raters' choices (`raters.py`) are a noisy, tinted reading of it. (Two studies
+train on a checker in place of raters, `group.RightAnswer`, which reads one part of it.)
 
 All functions take replies as token ids (B, T), padded after <eos>, with the mask (B, T) that is 1
 up to and including <eos>, and the matching rows of the desk; all are tensor operations over the

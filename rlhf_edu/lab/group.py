@@ -8,6 +8,7 @@ R_i is the whole reward of response i, the KL penalty included where it is in th
 token of a response gets the same advantage. GRPO's 1/|o_i| is written into the advantages: the
 losses of this package are means over all tokens of a batch, so a token of response i is weighted by
 (mean length) / |o_i|, which gives each *response* the same weight.
+A checker of right answers, the reward that such groups were made for, stands below.
 Shapes: B responses, the G answers to a prompt one after another; T response tokens.
 """
 
@@ -15,6 +16,9 @@ import torch
 from torch import Tensor
 
 from rlhf_edu.advantage import grpo_advantage, reward_to_go, rloo_advantage
+from rlhf_edu.lab import helpdesk
+from rlhf_edu.lab.gold import gold_score
+from rlhf_edu.lab.model import Transformer
 
 KINDS = ("rloo", "grpo", "dr-grpo")
 
@@ -42,3 +46,19 @@ def group_advantages(
         lengths = mask.sum(1)
         each = each * lengths.mean() / lengths
     return torch.where(mask.bool(), each[:, None], 0.0), reward_to_go(rewards, mask, gamma)
+
+
+class RightAnswer:
+    """A checker in the place of a reward model: 1 if every right unit is there and no other.
+
+    Prompts (B, L) of the desk and responses (B, T) → (B,). `model` is what a critic may start from.
+    """
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model
+        self.rows = {tuple(x): i for i, x in enumerate(helpdesk.desk().prompts.tolist())}
+
+    def __call__(self, prompts: Tensor, responses: Tensor) -> Tensor:
+        rows = torch.tensor([self.rows[tuple(x)] for x in prompts.tolist()])
+        here = helpdesk.desk()[rows].to(responses.device)
+        return (gold_score(responses, here).answer > 2 - 1e-6).float()

@@ -50,8 +50,8 @@ from rlhf_edu.cases.case import Picture
 from rlhf_edu.cases.evidence import Observation, Seed
 from rlhf_edu.cases.stages import Recipe, Room
 from rlhf_edu.lab import helpdesk
-from rlhf_edu.lab.gold import gold_score, reply_mask
-from rlhf_edu.lab.model import Transformer
+from rlhf_edu.lab.gold import reply_mask
+from rlhf_edu.lab.group import RightAnswer
 from rlhf_edu.lab.rlhf import RLHFConfig, start, train_rlhf
 from rlhf_edu.lab.sampling import sample
 from rlhf_edu.lab.sft import SFTConfig
@@ -120,24 +120,24 @@ def bandits(room: Room) -> dict[str, Any]:
     return found
 
 
-class RightAnswer:
-    """A checker in the place of a reward model: 1 if every right unit is there and no other."""
-
-    def __init__(self, model: Transformer) -> None:
-        self.model = model  # what a critic could start from; here it starts from nothing
-        self.rows = {tuple(x): i for i, x in enumerate(helpdesk.desk().prompts.tolist())}
-
-    def __call__(self, prompts: Tensor, responses: Tensor) -> Tensor:
-        rows = torch.tensor([self.rows[tuple(x)] for x in prompts.tolist()])
-        here = helpdesk.desk()[rows].to(responses.device)
-        return (gold_score(responses, here).answer > 2 - 1e-6).float()
-
-
 def of_group(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float,
              lam: float) -> tuple[Tensor, Tensor]:
     """DAPO's advantages: GRPO's without 1/|o|, so that every token counts the same."""
     each = grpo_advantage((rewards * mask).sum(1).view(-1, G)).flatten()
     return each[:, None] * mask, reward_to_go(rewards, mask, gamma)
+
+
+def clipped_by_rarity(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor,
+                      low: float, widths: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """The clipped loss with an upper ε for rare words and one for the others; whom it stops (B, T).
+
+    With two equal widths it is the package's `clipped_surrogate_loss` (a test compares them).
+    """
+    ratio, p = probability_ratio(logprobs, old_logprobs), old_logprobs.exp()
+    rare, other = (ratio.new_tensor(width) for width in widths)
+    most = 1 + torch.where(p < RARE, rare, other)
+    kept = torch.where(advantages > 0, ratio.minimum(most), ratio.clamp(min=1 - low))
+    return -masked_mean(kept * advantages, mask), (ratio > most) & (advantages * mask > 0)
 
 
 def desk(room: Room) -> dict[str, Any]:
@@ -164,13 +164,9 @@ def desk(room: Room) -> dict[str, Any]:
 
         def loss(logprobs: Tensor, old: Tensor, gain: Tensor, mask: Tensor, low: float,
                  widths: Any = widths, stopped: Any = stopped) -> Tensor:
-            # The package's loss, with an upper ε of each word's own.
-            ratio, p = probability_ratio(logprobs, old), old.exp()
-            rare, other = (ratio.new_tensor(width) for width in widths)
-            most = 1 + torch.where(p < RARE, rare, other)
-            stopped.append(p[(ratio > most) & (gain * mask > 0)])
-            kept = torch.where(gain > 0, ratio.minimum(most), ratio.clamp(min=1 - low))
-            return -masked_mean(kept * gain, mask)
+            value, beyond = clipped_by_rarity(logprobs, old, gain, mask, low, widths)
+            stopped.append(old.exp()[beyond])
+            return value
 
         def note(state: Any, metrics: dict[str, float], rows: Any = rows) -> None:
             for key, row in rows.items():

@@ -48,9 +48,8 @@ from rlhf_edu.cases.case import Picture
 from rlhf_edu.cases.evidence import Observation, Seed
 from rlhf_edu.cases.stages import Recipe, Room
 from rlhf_edu.lab import helpdesk
-from rlhf_edu.lab.gold import gold_score, reply_mask
-from rlhf_edu.lab.group import group_advantages
-from rlhf_edu.lab.model import Transformer
+from rlhf_edu.lab.gold import reply_mask
+from rlhf_edu.lab.group import RightAnswer, group_advantages
 from rlhf_edu.lab.rlhf import RLHFConfig, start, train_rlhf
 from rlhf_edu.lab.sampling import sample
 from rlhf_edu.lab.sft import SFTConfig
@@ -65,19 +64,6 @@ G = 8  # answers to a prompt
 EVERY, UPDATES = 4, {"whole": 16, "wrong half": 8, "right half": 8}
 LEARNT = {"whole": (-100.0, 100.0), "wrong half": (-100.0, 0.0), "right half": (0.0, 100.0)}
 PROBE_SECONDS = 55.0
-
-
-class RightAnswer:
-    """A checker in the place of a reward model: 1 if every right unit is there and no other."""
-
-    def __init__(self, model: Transformer) -> None:
-        self.model = model  # what a critic could start from; here it starts from nothing
-        self.rows = {tuple(x): i for i, x in enumerate(helpdesk.desk().prompts.tolist())}
-
-    def __call__(self, prompts: Tensor, responses: Tensor) -> Tensor:
-        rows = torch.tensor([self.rows[tuple(x)] for x in prompts.tolist()])
-        here = helpdesk.desk()[rows].to(responses.device)
-        return (gold_score(responses, here).answer > 2 - 1e-6).float()
 
 
 def formulas(room: Room) -> dict[str, Any]:
