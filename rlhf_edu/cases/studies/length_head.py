@@ -7,25 +7,25 @@ and length fell from .451 to about −.03, the accuracy on held-out labels from 
 
 Here raters like long replies a little and sales words a lot. One reward model has a single head,
 one has two; both learn from the same labels, and PPO (β·k1 of KL(policy ‖ reference) in the reward)
-trains a policy against each. The head does most of what it promises: within prompts reward follows
-length much less, held-out labels of the same raters are predicted a little worse, and replies keep
-their length. And it does little more: raters who like sales words have taught r_Q to like them, and
-the policy finds them. A length head is a cure for one named hack.
+trains a policy against each. The head does what it promises: on new pairs the difference of rewards
+no longer follows that of lengths, nearly as many of the raters' labels are predicted, and replies
+keep their length. And it does no more: raters who like sales words have taught r_Q to like them,
+and the policy finds them. A length head is a cure for one named hack.
 
-Two claims hold with room: the single head makes replies longer, and at equal length people like
-those of the length head better. The other five stand near their thresholds, on either side. Two of
-them pull against each other: where raters like length enough for ρ ≥ 0.4, length also predicts
-their labels. If length is fitted to the single head's finished reward by a straight line, and the
-line is taken off, 4.5 points of accuracy go (seed 1, noise 1.5); the length head loses up to three,
-likely because the rest of r_Q can still adapt. The loss differs much from seed to seed; a likely
-reason, not tested, is that r_L, which is dropped, has learned some of the content as well.
+Why accuracy can be kept at all, and when not: where raters like length, length predicts their
+labels. How much accuracy goes with it depends on what else differs within a pair. On our usual desk
+agents add courtesies at will, which people dislike: length and GOLD correlate by −0.3 within pairs,
+a strong taste is needed to make rewards follow length all the same, and a perfect reader of such
+raters who is blind to length loses 4 to 6 points of accuracy. With few courtesies it is 2 to 3 and,
+as a learned reward is less than perfect, a little less for the one with the head. The agents here
+are such; so are those of the paper, where longer replies are not worse.
 
 Refuted would be: a reward that still follows length, an accuracy that goes with it, a policy that
 grows longer all the same, or sales words that vanish together with the length.
 
 What is different here: losses correlate the differences within pairs, not the replies of a batch
-(ranking is blind to what differs between prompts); the accuracy is on new pairs of the same raters;
-λ is ours and smaller than the paper's 1, because on batches of 64 pairs a correlation is
+(ranking is blind to what differs between prompts); accuracy and ρ are on new pairs of the same
+raters; λ is ours and smaller than the paper's 1, because on batches of 64 pairs a correlation is
 noise of ± 0.12, which with λ = 1 drowns the ranking. A counter-result is PAR (arXiv 2502.18770),
 where ODIN collapses in another set-up. Left out: their sweeps of λ and of PPO's settings.
 """
@@ -42,6 +42,7 @@ from rlhf_edu.cases.stages import Arm, Learner, Recipe, Room
 from rlhf_edu.lab import helpdesk
 from rlhf_edu.lab.evaluate import ExamConfig, answer, exam_rows
 from rlhf_edu.lab.gold import gold_score, reply_mask
+from rlhf_edu.lab.measure import correlation
 from rlhf_edu.lab.raters import LabelBudget, RaterConfig, collect_preferences
 from rlhf_edu.lab.reward_model import RewardModelConfig
 from rlhf_edu.lab.rlhf import RLHFConfig
@@ -51,13 +52,15 @@ from rlhf_edu.ranking_loss import ranking_accuracy
 TITLE = "A length head takes out the length, and nothing else"
 QUESTION = "Two heads while the reward is learned, one kept: what is gone, and what is not?"
 
-RATERS = RaterConfig(length_bias=0.14, sales_bias=0.6, noise=0.8)
-LEARNING = RewardModelConfig(epochs=3, lr=2e-3)
-UPDATES = 5
-PPO = RLHFConfig(updates=UPDATES, batch_size=128, num_mini_batches=2, lr=1.5e-4, kl_coef=0.2)
+AGENTS = helpdesk.AgentConfig(opener=0.08, closing=0.08, confident=0.08, sales=0.05)
+LABELS = 24_000
+RATERS = RaterConfig(length_bias=0.21, sales_bias=1.2, noise=1.5, n_pairs=LABELS)
+LEARNING = RewardModelConfig(epochs=2)
+UPDATES = 4
+PPO = RLHFConfig(updates=UPDATES, batch_size=128, num_mini_batches=2, lr=1.5e-4, kl_coef=0.3)
 
 RECIPE = Recipe(
-    sft=SFTConfig(),
+    sft=SFTConfig(agents=AGENTS),
     raters={"tinted": RATERS},
     reward_models={"headed": Learner("tinted", replace(LEARNING, length_head=0.12))},
     reward_model=LEARNING,
@@ -65,14 +68,15 @@ RECIPE = Recipe(
         "plain": Arm("one head", "tinted", PPO),
         "length-head": Arm("length head, dropped", "headed", PPO),
     },
-    exam=ExamConfig(every=UPDATES, prompts=64),
+    exam=ExamConfig(every=UPDATES, prompts=64, final_prompts=512),
+    label_budget=LABELS,
 )
-HELD_OUT = 4000  # new pairs of the same raters
+HELD_OUT = 20_000  # new pairs of the same raters
 BUCKET = 2  # tokens
 
 
 def at_matched_length(room: Room) -> dict[str, float]:
-    """GOLD at equal length, the length head's policy minus the plain one's, and the accuracies."""
+    """GOLD at equal length, the length head's policy minus the plain one's; accuracies and ρ."""
     # 1. Both policies answer; buckets of length that both reach, weighted by the smaller count.
     rows = exam_rows(room.seed, 512)
     here = helpdesk.desk()[rows]
@@ -91,22 +95,23 @@ def at_matched_length(room: Room) -> dict[str, float]:
     fresh = replace(RATERS, seed=room.seed + 777_777, n_pairs=HELD_OUT)
     pairs = collect_preferences(fresh, room.reference(), LabelBudget(HELD_OUT))
     prompts = helpdesk.desk().prompts[pairs.rows]
-    found = {}
+    longer = (reply_mask(pairs.chosen).sum(1) - reply_mask(pairs.rejected).sum(1)).float()
+    found = {"gold_lead": float(lead), "shared": float(both.sum() / n.sum())}
     for name in ("tinted", "headed"):
         judge = room.reward_model(name)
-        found[name] = float(ranking_accuracy(judge(prompts, pairs.chosen),
-                                             judge(prompts, pairs.rejected)))
-    return {"gold_lead": float(lead), "shared": float(both.sum() / n.sum()),
-            "accuracy": found["tinted"], "accuracy_headed": found["headed"]}
+        chosen, rejected = judge(prompts, pairs.chosen), judge(prompts, pairs.rejected)
+        found[f"{name}/accuracy"] = float(ranking_accuracy(chosen, rejected))
+        found[f"{name}/rho"] = float(correlation(chosen - rejected, longer))
+    return found
 
 
 PROBES = {"matched": at_matched_length}
 PROBE_SECONDS = 8.0
 
 
-def correlation(seed: Seed, name: str) -> float:
-    """Correlation of reward and length within prompts, on the reference's replies."""
-    return float(seed.reward_models[name]["reference/rm/length_correlation"])
+def rho(seed: Seed, name: str) -> float:
+    """Correlation of the differences of reward and of length within new pairs."""
+    return float(seed.probes["matched"][f"{name}/rho"])
 
 
 def times_reference(seed: Seed, arm: str, name: str) -> float:
@@ -117,14 +122,15 @@ def times_reference(seed: Seed, arm: str, name: str) -> float:
 
 OBSERVATIONS = [
     Observation(
-        "plain-follows-length", "one head: reward and length correlate within prompts, ρ ≥ 0.4",
-        lambda s: correlation(s, "tinted"), 0.4, "above", paper="ρ = .451"),
+        "plain-follows-length", "one head: reward and length correlate within new pairs, ρ ≥ 0.4",
+        lambda s: rho(s, "tinted"), 0.4, "above", paper="ρ = .451"),
     Observation(
         "head-does-not", "length head: |ρ| ≤ 0.1",
-        lambda s: abs(correlation(s, "headed")), 0.1, "below", paper="ρ = −.05, −.03"),
+        lambda s: abs(rho(s, "headed")), 0.1, "below", paper="ρ = −.05, −.03"),
     Observation(
         "accuracy-kept", "held-out labels: at most 2 points of accuracy are lost",
-        lambda s: s.probes["matched"]["accuracy_headed"] - s.probes["matched"]["accuracy"],
+        lambda s: s.probes["matched"]["headed/accuracy"]
+        - s.probes["matched"]["tinted/accuracy"],
         -0.02, "above", paper="70.1 → 70.1, 69.2 %"),
     Observation(
         "plain-grows", "PPO against one head makes replies longer: LEN > 1.15 × the reference's",
@@ -144,8 +150,8 @@ OBSERVATIONS = [
 def draw(axes: Any, seeds: list[Seed]) -> None:
     """The correlations, the lengths and the sales words."""
     labels = {"plain": "one head", "length-head": "length head"}
-    dots(axes[0, 0], {"one head": [correlation(s, "tinted") for s in seeds],
-                      "length head": [correlation(s, "headed") for s in seeds]},
+    dots(axes[0, 0], {"one head": [rho(s, "tinted") for s in seeds],
+                      "length head": [rho(s, "headed") for s in seeds]},
          "correlation of reward and length")
     for ax, name, unit, title in (
             (axes[0, 1], "style/length", 1, "LEN: tokens a reply"),

@@ -10,27 +10,33 @@ The same here, with the cause in our hands. In one world all members learn from 
 same raters, who like long replies: PPO (β·k1 of KL(policy ‖ reference) in the reward) lengthens its
 replies against the mean of the members and against the most doubtful of them (WCO). In the other
 each member has raters of its own, with a taste of their own: one lot likes length, one sales
-words, one over-confident words. What only one member likes the others do not pay for, so replies
-should not grow. The ensembles are trained and combined alike; where the bias sits is all that
+words, one over-confident words. What only one member likes the others do not pay for, and replies
+keep their length. The ensembles are trained and combined alike; where the bias sits is all that
 differs.
 
-Also here is the paper's term + η·mean (r⁺ + r⁻)², which pulls raw rewards towards 0 and costs no
-accuracy; with the opposite sign, as it is printed in (10.63), the loss has no minimum and the raw
-rewards run away as far as the steps carry them (lesson T4).
+Do members disagree on the replies of a policy that was trained against one of them? Those with a
+taste each do, where that taste finds something that is rare in data: the policy of the member that
+likes sales words uses many, and the other two dislike them. Members of the shared bias do not: they
+agree *more* than on data, because they all like what it has found. Disagreement warns of the bias
+that an ensemble removes, and is silent about the one that it leaves.
 
-Refuted would be: members that disagree as much on data as on the policy's replies, an ensemble that
-keeps its length under a shared bias, or one that grows under biases that are not shared.
+Also here is the paper's term + η·mean (r⁺ + r⁻)². A ranking loss is blind to r(x, y) + c(x); the
+term pulls every pair's mean towards 0, and costs no accuracy. With the opposite sign, as it is
+printed in (10.63), the loss has no minimum and the raw rewards run away as far as the steps carry
+them (lesson T4).
 
-What did not come out (seeds 21 to 25). Members of the shared bias disagree less on the policy's
-replies than on data (variance × 0.2 to 0.9): they all like what it has found. Members with a taste
-each disagree more, but × 1.6, not × 2. With a taste each LEN is × 1.0 on average against the mean,
-but × 1.3 on three seeds of five. The centring term moves the raw mean by no clear amount, and how
-far the wrong sign runs differs too much between seeds for an interval.
+Refuted would be: members with a taste each that agree on the policy's replies as they do on data,
+an ensemble that keeps its length under a shared bias, or one that grows under biases that are not
+shared.
 
 What is different here: three members instead of five; those of the shared bias start from one trunk
-and differ in the order of the pairs, a weak kind of ensemble.
+and differ in the order of the pairs, a weak kind of ensemble. In the paper members differ by the
+seed of their pre-training and learn from the same labels; trunks of their own did not make ours
+disagree (see what was tried).
 """
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -51,25 +57,28 @@ from rlhf_edu.ranking_loss import ranking_accuracy
 TITLE = "An ensemble does not remove a bias that its members share"
 QUESTION = "Three reward models instead of one: does the length go?"
 
-PAIRS = 2500
-UPDATES = 10
+AGENTS = helpdesk.AgentConfig(sales=0.05, confident=0.05)  # what two of the tastes look for is rare
+PAIRS = 5000
+UPDATES = 20
 SHARED = ("length", "length-b", "length-c")
 SPECIFIC = ("length", "sales", "confidence")
 PPO = RLHFConfig(updates=UPDATES, batch_size=128, num_mini_batches=2, lr=1.5e-4, kl_coef=0.05)
 
 RECIPE = Recipe(
-    sft=SFTConfig(),
+    sft=SFTConfig(agents=AGENTS),
     raters={
-        "length": RaterConfig(length_bias=0.2, n_pairs=PAIRS),
-        "sales": RaterConfig(sales_bias=0.8, n_pairs=PAIRS),
-        "confidence": RaterConfig(confidence_bias=0.8, n_pairs=PAIRS),
+        "length": RaterConfig(length_bias=0.15, n_pairs=PAIRS),
+        "sales": RaterConfig(sales_bias=1.6, n_pairs=PAIRS),
+        "confidence": RaterConfig(confidence_bias=1.6, n_pairs=PAIRS),
     },
     reward_models={
-        "length-b": Learner("length", RewardModelConfig(seed=1)),
-        "length-c": Learner("length", RewardModelConfig(seed=2)),
+        "length-b": Learner("length", RewardModelConfig(seed=1, epochs=2)),
+        "length-c": Learner("length", RewardModelConfig(seed=2, epochs=2)),
     },
+    reward_model=RewardModelConfig(epochs=2),
     arms={
-        "single": Arm("a single reward model", "length", PPO),
+        "single": Arm("the one that likes length", "length", PPO),
+        "single-sales": Arm("the one that likes sales words", "sales", PPO),
         "shared-mean": Arm("shared bias: mean", SHARED, PPO),
         "shared-min": Arm("shared bias: minimum (WCO)", SHARED, PPO, "min"),
         "specific-mean": Arm("a taste each: mean", SPECIFIC, PPO),
@@ -81,33 +90,33 @@ ETA = 0.02  # of the centring term
 
 
 def disagreement(room: Room) -> dict[str, float]:
-    """Variance between members, each in its gauge, on data and on the policy's replies."""
+    """Variance between members, each in its gauge, on data and on a policy trained against one."""
     rows = exam_rows(room.seed, 256)
     prompts = helpdesk.desk().prompts[rows]
     found = {}
-    for where, model in (("data", room.reference()), ("policy", room.policy("single"))):
-        replies = answer(model, rows, room.seed, 32)
-        for kind, names in (("shared", SHARED), ("specific", SPECIFIC)):
+    for kind, names, arm in (("shared", SHARED, "single"), ("specific", SPECIFIC, "single-sales")):
+        for where, model in (("data", room.reference()), ("policy", room.policy(arm))):
+            replies = answer(model, rows, room.seed, 32)
             read = torch.stack([room.reward_model(name)(prompts, replies) for name in names])
             found[f"{kind}/{where}"] = float(read.var(0).mean())
     return found
 
 
 def centring(room: Room) -> dict[str, float]:
-    """Raw rewards and accuracy without the centring term, with it, and with the wrong sign."""
+    """Raw means of pairs and accuracy without the term, with it, and with the wrong sign."""
     pairs, reference = room.preferences("length"), room.reference()
-    raters = RaterConfig(length_bias=0.2, n_pairs=4000, seed=room.seed + 777_777)
+    raters = replace(RECIPE.raters["length"], n_pairs=4000, seed=room.seed + 777_777)
     fresh = collect_preferences(raters, reference, LabelBudget(raters.n_pairs))
     prompts = helpdesk.desk().prompts[fresh.rows]
 
     def look(model: RewardModel, name: str) -> dict[str, float]:
         raw = RewardModel(model.model, 0.0, 1.0)
         chosen, rejected = raw(prompts, fresh.chosen), raw(prompts, fresh.rejected)
-        return {f"{name}/mean": float((chosen + rejected).mean() / 2),
+        return {f"{name}/mean": float((chosen + rejected).abs().mean() / 2),
                 f"{name}/accuracy": float(ranking_accuracy(chosen, rejected))}
 
     plain = RewardModelConfig(seed=room.seed, gauge_replies=64)
-    term = RewardModelConfig(seed=room.seed, gauge_replies=64, centring=ETA)
+    term = replace(plain, centring=ETA)
     return (
         look(train_reward_model(plain, pairs, reference), "plain")
         | look(train_reward_model(term, pairs, reference), "centred")
@@ -132,19 +141,19 @@ def more_variance(seed: Seed, kind: str) -> float:
 
 
 def raw_mean(seed: Seed, name: str) -> float:
-    """|mean raw reward| on held-out pairs."""
-    return abs(float(seed.probes["centring"][f"{name}/mean"]))
+    """|mean raw reward of a pair|, mean over held-out pairs."""
+    return float(seed.probes["centring"][f"{name}/mean"])
 
 
 OBSERVATIONS = [
     Observation(
-        "disagree-on-policy",
-        "members disagree on the policy's replies: variance between them ≥ 2 × that on data",
-        lambda s: more_variance(s, "shared"), 2.0, "above",
+        "disagree-on-policy", "members with a taste each disagree on the policy's replies: "
+        "variance between them ≥ 2 × that on data",
+        lambda s: more_variance(s, "specific"), 2.0, "above",
         paper="they agree in distribution, disagree on aligned outputs"),
     Observation(
-        "specific-disagree", "and members with a taste each do: ≥ 2 ×",
-        lambda s: more_variance(s, "specific"), 2.0, "above"),
+        "shared-disagree", "and so do members of the shared bias: ≥ 2 ×",
+        lambda s: more_variance(s, "shared"), 2.0, "above", graded=False),
     Observation(
         "shared-mean-lengthens", "bias in the shared labels: against the mean LEN × ≥ 1.2",
         lambda s: longer(s, "shared-mean"), 1.2, "above", paper="TL;DR: length × 2"),
@@ -158,15 +167,16 @@ OBSERVATIONS = [
         "specific-min-does-not", "and against the most doubtful member: LEN × < 1.2",
         lambda s: longer(s, "specific-min"), 1.2, "below"),
     Observation(
-        "centring-centres", "the centring term: |mean raw reward| falls",
+        "centring-centres", "the centring term: |mean raw reward| of a pair falls",
         lambda s: raw_mean(s, "centred") - raw_mean(s, "plain"), 0.0, "below"),
     Observation(
         "centring-accuracy", "at a change of accuracy within ± 1 point",
         lambda s: abs(s.probes["centring"]["centred/accuracy"]
                       - s.probes["centring"]["plain/accuracy"]), 0.01, "below"),
     Observation(
-        "wrong-sign-diverges", "with the wrong sign raw rewards run away: |mean| ≥ 10 × as large",
-        lambda s: raw_mean(s, "printed") / raw_mean(s, "plain"), 10.0, "above",
+        "wrong-sign-diverges", "with the wrong sign raw rewards run away: ≥ 10 × as large (log₁₀ "
+        "of the ratio ≥ 1)",
+        lambda s: math.log10(raw_mean(s, "printed") / raw_mean(s, "plain")), 1.0, "above",
         paper="unbounded below (T4)"),
 ]
 
@@ -190,11 +200,23 @@ TRIED = [
     ("5,000 labels, and the single policy trained for 10, 20, 30 and 40 updates (seed 0)",
      "shared bias: variance × 0.72, 0.53, 0.44, 0.44; a taste each: × 1.34, 1.40, 1.50, 1.62. More "
      "pressure drives the two further apart, and those who share a bias closer together"),
-    ("η = 0.03", "seed 0: |mean raw reward| 0.11 → 0.02, but accuracy changed by 1.4 points"),
+    ("η = 0.03",
+     "seed 0: |mean raw reward of all pairs| 0.11 → 0.02; accuracy changed by 1.4 points"),
     ("η = 0.01", "seed 0: 0.118 → 0.116, accuracy changed by 0.1 points: too little"),
+    ("honest raters, 1,500 or 4,000 labels, trunks of their own, 5 to 40 updates (seed 0)",
+     "variance × 0.45 falling to 0.10, and × 0.79 falling to 0.33: good replies are good to all"),
+    ("tastes of 0.2 a word and 0.8, 2,500 labels, the usual agents, 10 updates (seeds 21 to 25)",
+     "a taste each: variance × 1.6 [1.2, 2.0] under the policy that likes length, LEN × 1.04 "
+     "[0.64, 1.45]: × 1.3 on three of five. |mean raw reward of all pairs| was as small without "
+     "the term"),
+    ("the same with 5,000 labels in two passes, 20 updates (seeds 0, 1)",
+     "a taste each: LEN × 0.7 to 1.0; variance × 3.1 and 1.3 under the policy that likes length"),
+    ("sales and confidence tastes of 2.2 (seeds 1, 2)",
+     "variance × 2.9, 3.6 under the policy that likes sales words; but LEN × 1.3 against the mean"),
 ]
 PICTURES = [Picture(
     "What all members like, the ensemble likes",
     "A dot a seed, the bar their mean; the line is the threshold. Right: on replies of the "
-    "reference (data) and of the policy trained against the member that likes length.",
+    "reference (data) and of a policy trained against one member: shared, one that likes length; "
+    "specific, the one that likes sales words.",
     draw)]
