@@ -37,6 +37,7 @@ Left out: dynamic sampling, which skips dead groups.
 
 from functools import partial
 from math import comb
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -62,8 +63,9 @@ RECIPE = Recipe(sft=SFTConfig(  # a weak reference: for it the questions stay ha
 KINDS = {"grpo": "GRPO", "dr-grpo": "Dr. GRPO"}
 G = 8  # answers to a prompt
 EVERY, UPDATES = 4, {"whole": 16, "wrong half": 8, "right half": 8}
+RUNS = {"whole": 3, "wrong half": 1, "right half": 1}  # with other luck, their curves averaged
 LEARNT = {"whole": (-100.0, 100.0), "wrong half": (-100.0, 0.0), "right half": (0.0, 100.0)}
-PROBE_SECONDS = 55.0
+PROBE_SECONDS = 95.0
 
 
 def formulas(room: Room) -> dict[str, Any]:
@@ -155,28 +157,35 @@ def lengths(room: Room) -> dict[str, Any]:
         advantages, returns = group_advantages(rewards, values, mask, gamma, lam, kind, G)
         return advantages.clamp(low, high), returns
 
-    for (part, updates), kind in ((item, kind) for item in UPDATES.items() for kind in KINDS):
-        config = RLHFConfig(
-            seed=room.seed, advantage=kind, group_size=G, whiten_advantages=False, updates=updates,
-            batch_size=256, num_ppo_epochs=1, num_mini_batches=2, lr=2e-4, kl_coef=0.02,
-            kl_placement="loss", kl_estimator="k3", critic_init="random", missing_eos_penalty=0.0)
-        rows: dict[str, list[float]] = {"wrong": [], "right": [], "share": []}
-
-        def look(state: Any, metrics: dict[str, float], rows: Any = rows) -> None:
-            if state.update % EVERY == 0:
-                luck = torch.Generator().manual_seed(room.seed)
-                y, _ = sample(state.policy, x, 32, luck, copies=4)
-                right, length = check(x.repeat_interleave(4, 0), y), reply_mask(y).sum(1)
-                for name, these in (("wrong", right == 0), ("right", right == 1)):
-                    rows[name].append(float(length[these].mean()))
-                rows["share"].append(float(right.mean()))
-
-        state = start(config, reference, check)  # type: ignore[arg-type]
-        look(state, {})
+    for part, kind in ((part, kind) for part in UPDATES for kind in KINDS):
         low, high = LEARNT[part]
-        train_rlhf(config, state, reference, check, look,
-                   advantage_fn=partial(half, kind=kind, low=low, high=high))
-        found |= {f"{part}/{kind}/{name}": row for name, row in rows.items()}
+        runs: list[dict[str, list[float]]] = []
+        for run in range(RUNS[part]):
+            config = RLHFConfig(
+                seed=room.seed + 1000 * run, advantage=kind, group_size=G,
+                whiten_advantages=False, updates=UPDATES[part], batch_size=256, num_ppo_epochs=1,
+                num_mini_batches=2, lr=2e-4, kl_coef=0.02, kl_placement="loss", kl_estimator="k3",
+                critic_init="random", missing_eos_penalty=0.0)
+            rows: dict[str, list[float]] = {"wrong": [], "right": [], "share": []}
+
+            def look(state: Any, metrics: dict[str, float], rows: Any = rows) -> None:
+                if state.update % EVERY == 0:
+                    luck = torch.Generator().manual_seed(room.seed)
+                    y, _ = sample(state.policy, x, 32, luck, copies=4)
+                    right, length = check(x.repeat_interleave(4, 0), y), reply_mask(y).sum(1)
+                    for name, these in (("wrong", right == 0), ("right", right == 1)):
+                        rows[name].append(float(length[these].mean()))
+                    rows["share"].append(float(right.mean()))
+
+            state = start(config, reference, check)  # type: ignore[arg-type]
+            look(state, {})
+            train_rlhf(config, state, reference, check, look,
+                       advantage_fn=partial(half, kind=kind, low=low, high=high))
+            runs.append(rows)
+            room.tick(PROBE_SECONDS / 10)
+        found |= {f"{part}/{kind}/{name}": [fmean(at) for at in zip(*(r[name] for r in runs),
+                                                                    strict=True)]
+                  for name in runs[0]}
     return found
 
 

@@ -9,30 +9,29 @@ are lists from 8 to about 50 %, whatever the ensemble.
 The same here, with the cause in our hands. In one world all members learn from the labels of the
 same raters, who like long replies: PPO (β·k1 of KL(policy ‖ reference) in the reward) lengthens its
 replies against the mean of the members and against the most doubtful of them (WCO). In the other
-each member has raters of its own, with a taste of their own: one lot likes length, one sales
-words, one over-confident words. What only one member likes the others do not pay for, and replies
-keep their length. The ensembles are trained and combined alike; where the bias sits is all that
+each member has raters of its own: one lot likes length, one sales words, one over-confident words,
+two have no such taste. What only one member likes the others do not pay for, and replies keep
+their length. The ensembles are trained and combined alike; where the bias sits is all that
 differs.
 
-Do members disagree on the replies of a policy that was trained against one of them? Those with a
-taste each do, where that taste finds something that is rare in data: the policy of the member that
-likes sales words uses many, and the other two dislike them. Members of the shared bias do not: they
-agree *more* than on data, because they all like what it has found. Disagreement warns of the bias
-that an ensemble removes, and is silent about the one that it leaves.
+Do members disagree on the replies of a policy that was trained against one of them? Those with
+tastes of their own do, where a taste finds something that is rare in data: the policy of the member
+that likes sales words uses many, and the other four dislike them. Members of the shared bias do
+not, for they all like what it has found. Disagreement warns of the bias that an ensemble removes,
+and is silent about the one that it leaves.
 
 Also here is the paper's term + η·mean (r⁺ + r⁻)². A ranking loss is blind to r(x, y) + c(x); the
 term pulls every pair's mean towards 0, and costs no accuracy. With the opposite sign, as it is
 printed in (10.63), the loss has no minimum and the raw rewards run away as far as the steps carry
 them (lesson T4).
 
-Refuted would be: members with a taste each that agree on the policy's replies as they do on data,
-an ensemble that keeps its length under a shared bias, or one that grows under biases that are not
-shared.
+Refuted would be: members with tastes of their own that agree on the policy's replies as they do on
+data, an ensemble that keeps its length under a shared bias, or one that grows under biases that are
+not shared.
 
-What is different here: three members instead of five; those of the shared bias start from one trunk
-and differ in the order of the pairs, a weak kind of ensemble. In the paper members differ by the
-seed of their pre-training and learn from the same labels; trunks of their own did not make ours
-disagree (see what was tried).
+What is different here: the members of the shared bias start from one trunk and differ in the order
+of the pairs, a weak kind of ensemble. In the paper members differ by the seed of their pre-training
+and learn from the same labels; trunks of their own did not make ours disagree (see what was tried).
 """
 
 import math
@@ -55,34 +54,34 @@ from rlhf_edu.lab.sft import SFTConfig
 from rlhf_edu.ranking_loss import ranking_accuracy
 
 TITLE = "An ensemble does not remove a bias that its members share"
-QUESTION = "Three reward models instead of one: does the length go?"
+QUESTION = "Five reward models instead of one: does the length go?"
 
 AGENTS = helpdesk.AgentConfig(sales=0.05, confident=0.05)  # what two of the tastes look for is rare
 PAIRS = 5000
-UPDATES = 20
-SHARED = ("length", "length-b", "length-c")
-SPECIFIC = ("length", "sales", "confidence")
+UPDATES = 30
+SHARED = ("length", "length-b", "length-c", "length-d", "length-e")
+SPECIFIC = ("length", "sales", "confidence", "none", "none-b")
 PPO = RLHFConfig(updates=UPDATES, batch_size=128, num_mini_batches=2, lr=1.5e-4, kl_coef=0.05)
 
 RECIPE = Recipe(
     sft=SFTConfig(agents=AGENTS),
     raters={
         "length": RaterConfig(length_bias=0.15, n_pairs=PAIRS),
-        "sales": RaterConfig(sales_bias=1.6, n_pairs=PAIRS),
+        "sales": RaterConfig(sales_bias=1.8, n_pairs=PAIRS),
         "confidence": RaterConfig(confidence_bias=1.6, n_pairs=PAIRS),
+        "none": RaterConfig(n_pairs=PAIRS),
+        "none-b": RaterConfig(n_pairs=PAIRS, seed=1),
     },
-    reward_models={
-        "length-b": Learner("length", RewardModelConfig(seed=1, epochs=2)),
-        "length-c": Learner("length", RewardModelConfig(seed=2, epochs=2)),
-    },
+    reward_models={name: Learner("length", RewardModelConfig(seed=k, epochs=2))
+                   for k, name in enumerate(SHARED) if k},
     reward_model=RewardModelConfig(epochs=2),
     arms={
         "single": Arm("the one that likes length", "length", PPO),
         "single-sales": Arm("the one that likes sales words", "sales", PPO),
         "shared-mean": Arm("shared bias: mean", SHARED, PPO),
         "shared-min": Arm("shared bias: minimum (WCO)", SHARED, PPO, "min"),
-        "specific-mean": Arm("a taste each: mean", SPECIFIC, PPO),
-        "specific-min": Arm("a taste each: minimum (WCO)", SPECIFIC, PPO, "min"),
+        "specific-mean": Arm("tastes of their own: mean", SPECIFIC, PPO),
+        "specific-min": Arm("tastes of their own: minimum (WCO)", SPECIFIC, PPO, "min"),
     },
     exam=ExamConfig(every=UPDATES, prompts=64, final_prompts=256),
 )
@@ -115,7 +114,7 @@ def centring(room: Room) -> dict[str, float]:
         return {f"{name}/mean": float((chosen + rejected).abs().mean() / 2),
                 f"{name}/accuracy": float(ranking_accuracy(chosen, rejected))}
 
-    plain = RewardModelConfig(seed=room.seed, gauge_replies=64)
+    plain = replace(RECIPE.reward_model, seed=room.seed, gauge_replies=64)
     term = replace(plain, centring=ETA)
     return (
         look(train_reward_model(plain, pairs, reference), "plain")
@@ -147,7 +146,7 @@ def raw_mean(seed: Seed, name: str) -> float:
 
 OBSERVATIONS = [
     Observation(
-        "disagree-on-policy", "members with a taste each disagree on the policy's replies: "
+        "disagree-on-policy", "members with tastes of their own disagree on the policy's replies: "
         "variance between them ≥ 2 × that on data",
         lambda s: more_variance(s, "specific"), 2.0, "above",
         paper="they agree in distribution, disagree on aligned outputs"),
@@ -161,7 +160,7 @@ OBSERVATIONS = [
         "shared-min-lengthens", "and against the most doubtful member: LEN × ≥ 1.2",
         lambda s: longer(s, "shared-min"), 1.2, "above", paper="TL;DR: length × 2"),
     Observation(
-        "specific-mean-does-not", "a taste for each member: against the mean LEN × < 1.2",
+        "specific-mean-does-not", "tastes of their own: against the mean LEN × < 1.2",
         lambda s: longer(s, "specific-mean"), 1.2, "below"),
     Observation(
         "specific-min-does-not", "and against the most doubtful member: LEN × < 1.2",
@@ -205,14 +204,19 @@ TRIED = [
     ("η = 0.01", "seed 0: 0.118 → 0.116, accuracy changed by 0.1 points: too little"),
     ("honest raters, 1,500 or 4,000 labels, trunks of their own, 5 to 40 updates (seed 0)",
      "variance × 0.45 falling to 0.10, and × 0.79 falling to 0.33: good replies are good to all"),
-    ("tastes of 0.2 a word and 0.8, 2,500 labels, the usual agents, 10 updates (seeds 21 to 25)",
+    ("three members; tastes of 0.2 a word and 0.8, 2,500 labels, the usual agents, 10 updates "
+     "(seeds 21 to 25)",
      "a taste each: variance × 1.6 [1.2, 2.0] under the policy that likes length, LEN × 1.04 "
      "[0.64, 1.45]: × 1.3 on three of five. |mean raw reward of all pairs| was as small without "
      "the term"),
-    ("the same with 5,000 labels in two passes, 20 updates (seeds 0, 1)",
-     "a taste each: LEN × 0.7 to 1.0; variance × 3.1 and 1.3 under the policy that likes length"),
-    ("sales and confidence tastes of 2.2 (seeds 1, 2)",
-     "variance × 2.9, 3.6 under the policy that likes sales words; but LEN × 1.3 against the mean"),
+    ("three members, 0.15 and 1.6, agents with few sales words, 5,000 labels, 20 updates (seeds 0 "
+     "to 4)",
+     "variance × 3.1 [1.7, 4.4] under the policy that likes sales words; LEN × 1.14 [1.01, 1.26] "
+     "against the mean, which still pays a third of each taste, 0.83 against the minimum; with the "
+     "wrong sign and one pass raw rewards × 6"),
+    ("the same with 0.12 and 1.8, 30 updates (seeds 0 to 4)",
+     "variance × 3.0 to 5.2; LEN × 0.7, 1.0, 1.2, 1.6, 1.0 against the mean. So two honest members "
+     "were added to each ensemble of tastes, and two of the same to the shared one"),
 ]
 PICTURES = [Picture(
     "What all members like, the ensemble likes",
