@@ -52,12 +52,12 @@ from rlhf_edu.ranking_loss import ranking_accuracy
 TITLE = "A length head takes out the length, and nothing else"
 QUESTION = "Two heads while the reward is learned, one kept: what is gone, and what is not?"
 
-AGENTS = helpdesk.AgentConfig(opener=0.08, closing=0.08, confident=0.08, sales=0.05)
+AGENTS = helpdesk.AgentConfig(opener=0.06, closing=0.06, confident=0.05, sales=0.08)
 LABELS = 24_000
-RATERS = RaterConfig(length_bias=0.21, sales_bias=1.2, noise=1.5, n_pairs=LABELS)
+RATERS = RaterConfig(length_bias=0.2, sales_bias=1.5, noise=2.0, n_pairs=LABELS)
 LEARNING = RewardModelConfig(epochs=2)
 UPDATES = 4
-PPO = RLHFConfig(updates=UPDATES, batch_size=128, num_mini_batches=2, lr=1.5e-4, kl_coef=0.3)
+PPO = RLHFConfig(updates=UPDATES, batch_size=128, num_mini_batches=2, lr=1.5e-4, kl_coef=0.5)
 
 RECIPE = Recipe(
     sft=SFTConfig(agents=AGENTS),
