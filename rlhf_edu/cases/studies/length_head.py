@@ -14,11 +14,11 @@ and the policy finds them. A length head is a cure for one named hack.
 
 Why accuracy can be kept at all, and when not: where raters like length, length predicts their
 labels. How much accuracy goes with it depends on what else differs within a pair. On our usual desk
-agents add courtesies at will, which people dislike: length and GOLD correlate by −0.3 within pairs,
-a strong taste is needed to make rewards follow length all the same, and a perfect reader of such
-raters who is blind to length loses 4 to 6 points of accuracy. With few courtesies it is 2 to 3 and,
-as a learned reward is less than perfect, a little less for the one with the head. The agents here
-are such; so are those of the paper, where longer replies are not worse.
+agents add courtesies at will, which people dislike: length and GOLD correlate by −0.4 within pairs,
+a strong taste is needed to make rewards follow length all the same, and a perfect reader of these
+raters loses 3 to 4 points of accuracy when the straight line in length is taken off a reward with ρ
+= 0.45. Agents here add few courtesies, and there it is 2 points. (Both computed from the agents'
+own replies, noise 2.) A learned reward is less than perfect, and so is its loss.
 
 Refuted would be: a reward that still follows length, an accuracy that goes with it, a policy that
 grows longer all the same, or sales words that vanish together with the length.
@@ -52,12 +52,12 @@ from rlhf_edu.ranking_loss import ranking_accuracy
 TITLE = "A length head takes out the length, and nothing else"
 QUESTION = "Two heads while the reward is learned, one kept: what is gone, and what is not?"
 
-AGENTS = helpdesk.AgentConfig(opener=0.06, closing=0.06, confident=0.05, sales=0.08)
+AGENTS = helpdesk.AgentConfig(opener=0.08, closing=0.08, confident=0.08, sales=0.05)
 LABELS = 24_000
-RATERS = RaterConfig(length_bias=0.2, sales_bias=1.5, noise=2.0, n_pairs=LABELS)
+RATERS = RaterConfig(length_bias=0.21, sales_bias=1.2, noise=1.5, n_pairs=LABELS)
 LEARNING = RewardModelConfig(epochs=2)
 UPDATES = 4
-PPO = RLHFConfig(updates=UPDATES, batch_size=128, num_mini_batches=2, lr=1.5e-4, kl_coef=0.5)
+PPO = RLHFConfig(updates=UPDATES, batch_size=128, num_mini_batches=2, lr=1.5e-4, kl_coef=0.3)
 
 RECIPE = Recipe(
     sft=SFTConfig(agents=AGENTS),
@@ -162,6 +162,26 @@ def draw(axes: Any, seeds: list[Seed]) -> None:
 
 
 TRIED = [
+    ("length bias 0.14, sales bias 0.6, noise 0.8, 6,000 labels in three passes, the usual agents; "
+     "ρ over 64 held-out prompts, accuracy on 4,000 labels (seeds 21 to 25)",
+     "2 of 7: ρ 0.41 [0.32, 0.49] and 0.12 [0.08, 0.15], accuracy −1.2 [−2.7, 0.3] points, SALES × "
+     "2.2 [1.8, 2.6]. A part of that was noise of the measure: ρ and accuracy are now read off "
+     "20,000 new pairs, styles off 512 prompts"),
+    ("the same, measured so (seeds 0 to 4)",
+     "ρ 0.31 to 0.40 and at most 0.04; accuracy −1.1, −2.1, −0.6, −2.1, +1.6 points"),
+    ("30,000 labels in one pass, noise 1.5, bias 0.16 (seeds 0, 1)",
+     "ρ 0.48, 0.39; −0.9 and −3.7 points: more labels alone do not help"),
+    ("agents who often leave a step out, few courtesies (seeds 0, 1)",
+     "ρ 0.5; −1.2 and −2.1 points; but longer is better there, and LEN rose by 24 % with the head"),
+    ("sales words rarer: sales 0.05, courtesies 0.08 (seeds 0, 1)",
+     "SALES × 3 costs no more than LEN + 13 %; ρ 0.42, 0.43; −1.2, −1.9 points"),
+    ("wrong steps 0.2, missing 0.04, sales 0.06 to 0.10 (seeds 0 to 3)",
+     "ρ 0.30 to 0.47, −0.1 to −2.7 points; λ = 0.03 in the place of 0.12 made no difference"),
+    ("courtesies 0.06, sales 0.08, sales bias 1.5, noise 2, length bias 0.2, β = 0.5 (seeds 0-3)",
+     "ρ 0.47, 0.47, 0.44, 0.40; −1.3, −2.2, −2.4, −1.7 points; LEN + 17, 16, 1, 9 %, SALES × 1.7 "
+     "to 3.4: a strong taste for sales words lengthens the replies by itself"),
+    ("noise 2.5 with 48,000 labels in one pass; in three passes of batches of 256 (seeds 1, 3; 2)",
+     "ρ 0.39, 0.31; −1.5, −2.1 points; three passes: ρ 0.43, −1.8 points"),
     ("λ = 1, one pass at a step size of 1e-3",
      "seed 0: |ρ| ≤ 0.06, but accuracy fell from 0.59-0.64 to 0.46-0.54: r_Q had learned nothing"),
     ("λ = 0.1, one pass at 1e-3", "seed 0: 3.2 points of accuracy lost; three passes lost 0.8"),
