@@ -51,7 +51,7 @@ from rlhf_edu.lab.raters import LabelBudget, RaterConfig, collect_preferences
 from rlhf_edu.lab.reward_model import RewardModel, RewardModelConfig, train_reward_model
 from rlhf_edu.lab.rlhf import RLHFConfig
 from rlhf_edu.lab.sft import SFTConfig
-from rlhf_edu.ranking_loss import ranking_accuracy
+from rlhf_edu.ranking_loss import pairwise_ranking_loss, ranking_accuracy
 
 TITLE = "An ensemble does not remove a bias that its members share"
 QUESTION = "Five reward models instead of one: does the length go?"
@@ -102,26 +102,23 @@ def disagreement(room: Room) -> dict[str, float]:
 
 
 def centring(room: Room) -> dict[str, float]:
-    """Raw means of pairs and accuracy without the term, with it, and with the wrong sign."""
+    """Mean |raw reward of a pair| and accuracy without the term, with it, with the wrong sign."""
     pairs, reference = room.preferences("length"), room.reference()
     raters = replace(RECIPE.raters["length"], n_pairs=4000, seed=room.seed + 777_777)
     fresh = collect_preferences(raters, reference, LabelBudget(raters.n_pairs))
     prompts = helpdesk.desk().prompts[fresh.rows]
 
-    def look(model: RewardModel, name: str) -> dict[str, float]:
-        raw = RewardModel(model.model, 0.0, 1.0)
+    def look(config: RewardModelConfig, name: str, loss: Any = pairwise_ranking_loss) -> Any:
+        model = train_reward_model(config, pairs, reference, loss).model
+        raw = RewardModel(model, 0.0, 1.0)
         chosen, rejected = raw(prompts, fresh.chosen), raw(prompts, fresh.rejected)
-        return {f"{name}/mean": float((chosen + rejected).mean() / 2),
-                f"{name}/pair": float((chosen + rejected).abs().mean() / 2),
+        return {f"{name}/mean": float((chosen + rejected).abs().mean() / 2),
                 f"{name}/accuracy": float(ranking_accuracy(chosen, rejected))}
 
     plain = RewardModelConfig(seed=room.seed, gauge_replies=64)
-    term = replace(plain, centring=ETA)
-    return (
-        look(train_reward_model(plain, pairs, reference), "plain")
-        | look(train_reward_model(term, pairs, reference), "centred")
-        | look(train_reward_model(plain, pairs, reference, as_printed_regularized_loss), "printed")
-    )
+    longer = replace(plain, epochs=4)  # what has no minimum shows itself in time
+    return (look(plain, "plain") | look(replace(plain, centring=ETA), "centred")
+            | look(longer, "longer") | look(longer, "printed", as_printed_regularized_loss))
 
 
 PROBES = {"disagreement": disagreement, "centring": centring}
@@ -140,14 +137,14 @@ def more_variance(seed: Seed, kind: str) -> float:
     return float(found[f"{kind}/policy"] / found[f"{kind}/data"])
 
 
-def centred(seed: Seed, name: str) -> float:
+def centring_found(seed: Seed, name: str) -> float:
     """A number of the centring probe: model/what."""
     return float(seed.probes["centring"][name])
 
 
 def run_away(seed: Seed) -> float:
-    """How much further from 0 the mean raw reward is with the wrong sign: log₁₀ of the ratio."""
-    return math.log10(abs(centred(seed, "printed/mean") / centred(seed, "plain/mean")))
+    """How much further from 0 raw rewards are with the wrong sign: log₁₀ of the ratio."""
+    return math.log10(centring_found(seed, "printed/mean") / centring_found(seed, "longer/mean"))
 
 
 OBSERVATIONS = [
@@ -173,14 +170,15 @@ OBSERVATIONS = [
         lambda s: longer(s, "specific-min"), 1.2, "below"),
     Observation(
         "centring-centres", "the centring term: |mean raw reward| of a pair falls",
-        lambda s: centred(s, "centred/pair") - centred(s, "plain/pair"), 0.0, "below"),
-    Observation(
-        "centring-accuracy", "at a change of accuracy within ± 1 point",
-        lambda s: abs(centred(s, "centred/accuracy") - centred(s, "plain/accuracy")), 0.01,
+        lambda s: centring_found(s, "centred/mean") - centring_found(s, "plain/mean"), 0.0,
         "below"),
     Observation(
-        "wrong-sign-diverges", "with the wrong sign raw rewards run away: |mean| ≥ 10 × as large "
-        "(log₁₀ of the ratio ≥ 1)", run_away, 1.0, "above",
+        "centring-accuracy", "at a change of accuracy within ± 1 point",
+        lambda s: abs(centring_found(s, "centred/accuracy")
+                      - centring_found(s, "plain/accuracy")), 0.01, "below"),
+    Observation(
+        "wrong-sign-diverges", "with the wrong sign and four passes raw rewards run away: |mean| "
+        "of a pair ≥ 10 × as large as without it (log₁₀ of the ratio ≥ 1)", run_away, 1.0, "above",
         paper="unbounded below (T4)"),
 ]
 
@@ -217,7 +215,8 @@ TRIED = [
     ("three members, 0.15 and 1.6, agents with few sales words, 5,000 labels, 20 updates (seeds 0 "
      "to 4)",
      "variance × 3.1 [1.7, 4.4] under the policy that likes sales words; LEN × 1.14 [1.01, 1.26] "
-     "against the mean, which still pays a third of each taste, 0.83 against the minimum"),
+     "against the mean, which still pays a third of each taste, 0.83 against the minimum; with the "
+     "wrong sign and one pass |raw mean| of a pair × 6 [4, 9], with two × 9 to 12"),
     ("the same with 0.12 and 1.8, 30 updates (seeds 0 to 4)",
      "variance × 3.0 to 5.2; LEN × 0.7, 1.0, 1.2, 1.6, 1.0 against the mean. So two honest members "
      "were added to each ensemble of tastes, and two of the same to the shared one"),
