@@ -18,15 +18,15 @@ penalty is k3 in the loss, as in GRPO, with a small β; Dr. GRPO is the same run
    with right ones: a right answer is paid *more* per token the shorter it is.
 3. *The desk, the whole of GRPO.* Advantages of a group add up to 0, and the two pulls meet: this
    small model ends right and wrong replies likely by one habit. Wrong replies vary more in length,
-   so theirs is the stronger pull, and they end longer under GRPO than under Dr. GRPO (that is
-   reported). The claim says more: that they grow under the one and stay under the other, and this
-   is NOT REPRODUCED. *Which* replies are wrong changes as well. With agents who err on purpose the
-   policy soon learns to answer, wrong replies become those of other questions, and their mean
-   length does not rise under either. In the mathematics of the papers questions stay hard. So the
-   reference here has seen too few demonstrations to know the answers; then the claim held on seeds
-   0 to 4 (0.08 [0.03, 0.13] words an update), and did not on others. With three times the batch, so
-   less noise, replies stay under GRPO and shrink under Dr. GRPO: the gap comes of the two divisors
-   (the desk does not take them apart), what moves both arms has another cause (see what was tried).
+   so theirs is the stronger pull: they grow under GRPO and do not under Dr. GRPO. The growth is
+   small, some hundredths of a word an update, and one run is noisier than that; so three runs with
+   other luck are averaged on each seed. What the divisors do is the *gap* between the two, and it
+   is much surer than the slopes, which have a further cause in common: *which* replies are wrong
+   changes as right ones become more. With agents who err on purpose the policy soon learns to
+   answer, wrong replies become those of other questions, and they shrink under both. In the
+   mathematics of the papers questions stay hard. So the reference here has seen too few
+   demonstrations to know the answers. Under Dr. GRPO wrong replies then shrink a little, if
+   anything (reported); with three times the batch they stay under GRPO and shrink under Dr. GRPO.
 
 What is ours and different: the world; a desk whose wrong replies come of not knowing; batches of 32
 prompts, 16 updates, and a small β. Refuted if wrong replies did not grow under GRPO, or did so
@@ -246,8 +246,8 @@ OBSERVATIONS = [
                 graded=False),
     Observation("whole-dr-up", "the whole of Dr. GRPO: no rise is found (slope reaches 0)",
                 lambda s: -slope(s, "whole", "dr-grpo"), 0.0, "reaches", "Dr. GRPO does not"),
-    Observation("whole-dr-down", "and no fall",
-                lambda s: slope(s, "whole", "dr-grpo"), 0.0, "reaches", "Dr. GRPO does not"),
+    Observation("whole-dr-down", "nor a fall (the slope reaches 0 from below)",
+                lambda s: slope(s, "whole", "dr-grpo"), 0.0, "reaches", graded=False),
 ]
 
 
@@ -270,6 +270,11 @@ def draw_lengths(axes: Any, seeds: list[Seed]) -> None:
 
 
 TRIED = [
+    ("as it is now, but one run a seed",
+     "slopes of LEN of wrong replies under GRPO: 0.08 [0.03, 0.13] on seeds 0 to 4, 0.05 [−0.03, "
+     "0.13] on 21 to 25; runs of one seed with other luck: 0.11, 0.17, 0.06 (seed 0), 0.09, 0.03, "
+     "0.03 (seed 1). That Dr. GRPO's do not fall either was a graded claim then, and held as noise "
+     "was large; with three runs it does not"),
     ("as it is now, but batches of 768 (seeds 0 to 4)",
      "slopes of LEN of wrong replies: GRPO −0.01 [−0.05, 0.03], Dr. GRPO −0.04 [−0.07, −0.02]"),
     ("as it is now, but 32 updates (seeds 0 to 4)",
