@@ -33,9 +33,12 @@ arms that change something end after 800 updates, when RM has jumped on every se
 below compares them with the story's end; the graded claims compare equal updates.
 
 How low RM-ACC-ON stays is another matter. Right after the jump it is below a half on nearly every
-seed; later it creeps up on some and sinks on others, as the policy settles on one sentence and its
-pairs differ again in what the reward model knows, or do not. @@20@@ The design says "after" the
-jump and not how long. Graded are the 200 updates that follow; the rest of the run is reported.
+seed; later it creeps up on some and sinks on others: what the policy's pairs still differ in is
+luck. Over 22 seeds (0 to 4, 21 to 25, 300 to 311) it is 0.44 [0.42, 0.47] in the 200 updates after
+the jump, from 0.36 to 0.57, and 0.48 [0.44, 0.51] over all that is left of the run, from 0.31 to
+0.63. So RM-ACC-ON ≤ 0.55 holds of both, but five seeds are too few to show it of the second, whose
+interval is then ± 0.10 wide. The first is graded, the second reported. On one of the 22 (302) the
+sentence is not found within 2,000 updates.
 
 This case has a model of one block, not two, and batches of eight: 2,000 updates have to
 be affordable. It would have been refuted by a spike with the sentence worth nothing to the reward

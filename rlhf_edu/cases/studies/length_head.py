@@ -7,18 +7,21 @@ and length fell from .451 to about −.03, the accuracy on held-out labels from 
 
 Here raters like long replies a little and sales words a lot. One reward model has a single head,
 one has two; both learn from the same labels, and PPO (β·k1 of KL(policy ‖ reference) in the reward)
-trains a policy against each. The head does what it promises: on new pairs the difference of rewards
-no longer follows that of lengths, nearly as many of the raters' labels are predicted, and replies
-keep their length. And it does no more: raters who like sales words have taught r_Q to like them,
-and the policy finds them. A length head is a cure for one named hack.
+trains a policy against each. The head does most of what it promises: on new pairs the difference of
+rewards no longer follows that of lengths at all, replies keep their length, and at equal length
+people like them better. And it does no more: raters who like sales words have taught r_Q to like
+them, and on most seeds the policy finds them. A length head is a cure for one named hack.
 
-Why accuracy can be kept at all, and when not: where raters like length, length predicts their
-labels. How much accuracy goes with it depends on what else differs within a pair. On our usual desk
-agents add courtesies at will, which people dislike: length and GOLD correlate by −0.4 within pairs,
-a strong taste is needed to make rewards follow length all the same, and a perfect reader of these
-raters loses 3 to 4 points of accuracy when the straight line in length is taken off a reward with ρ
-= 0.45. Agents here add few courtesies, and there it is 2 points. (Both computed from the agents'
-own replies, noise 2.) A learned reward is less than perfect, and so is its loss.
+What is NOT REPRODUCED: accuracy on the raters' labels falls by more than 2 points, the single head
+follows length just about enough (ρ = 0.4), and SALES doubles on average, but not on every seed.
+
+Why does accuracy go? Where raters like length, length predicts their labels. How much is lost with
+it depends on what else differs within a pair. On our usual desk agents add courtesies at will,
+which people dislike: length and GOLD correlate by −0.4 within pairs, a strong taste is needed to
+make rewards follow length all the same, and a perfect reader of such raters loses 3 to 4 points of
+accuracy when the straight line in length is taken off a reward with ρ = 0.45. Agents here add few
+courtesies, and it is 2 to 3 points. (Both computed from agents' own replies, at a noise of 2.) In
+the paper longer replies are not worse, and a head can take length out at no such price.
 
 Refuted would be: a reward that still follows length, an accuracy that goes with it, a policy that
 grows longer all the same, or sales words that vanish together with the length.
