@@ -20,13 +20,15 @@ penalty is k3 in the loss, as in GRPO, with a small β; Dr. GRPO is the same run
    small model ends right and wrong replies likely by one habit. Wrong replies vary more in length,
    so theirs is the stronger pull: they grow under GRPO and do not under Dr. GRPO. The growth is
    small, some hundredths of a word an update, and one run is noisier than that; so three runs with
-   other luck are averaged on each seed. What the divisors do is the *gap* between the two, and it
-   is much surer than the slopes, which have a further cause in common: *which* replies are wrong
-   changes as right ones become more. With agents who err on purpose the policy soon learns to
-   answer, wrong replies become those of other questions, and they shrink under both. In the
-   mathematics of the papers questions stay hard. So the reference here has seen too few
-   demonstrations to know the answers. Under Dr. GRPO wrong replies then shrink a little, if
-   anything (reported); with three times the batch they stay under GRPO and shrink under Dr. GRPO.
+   other luck are averaged on each seed. It remains at the edge of what five seeds can show: 0.02
+   [0.00, 0.05] on seeds 21 to 25, 0.03 [−0.02, 0.09] on 71 to 75. What the divisors do is the *gap*
+   between the two, 0.05 [0.04, 0.06] and 0.03 [−0.01, 0.07]. The slopes themselves have a further
+   cause in common: *which* replies are wrong changes as right ones become more. With agents who err
+   on purpose the policy soon learns to answer, wrong replies become those of other questions, and
+   they shrink under both. In the mathematics of the papers questions stay hard. So the reference
+   here has seen too few demonstrations to know the answers. Under Dr. GRPO wrong replies then
+   shrink a little, if anything (reported); with three times the batch they stay under GRPO and
+   shrink under Dr. GRPO.
 
 What is ours and different: the world; a desk whose wrong replies come of not knowing; batches of 32
 prompts, 16 updates, and a small β. Refuted if wrong replies did not grow under GRPO, or did so
