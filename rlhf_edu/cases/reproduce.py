@@ -140,8 +140,9 @@ def section(name: str, summary: str, result: dict[str, Any], book: Path) -> list
         lines += [f"![{name}](results/{picture.name})", ""]
     where = result["environment"]
     seconds = f"{result['wall_s']:.0f} s, less what the cache held"
+    cores = f"{where['cores']} core{'s' * (where['cores'] != 1)}"
     lines += [f"Seeds {', '.join(map(str, result['seeds']))}; {seconds}; "
-              f"{where['date'].split()[0]}; {where['cores']} cores, {where['system']}, "
+              f"{where['date'].split()[0]}; {cores}, {where['system']}, "
               f"{where['device_name']}, torch {where['torch']}.", ""]
     return lines
 
