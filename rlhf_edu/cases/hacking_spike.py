@@ -38,7 +38,8 @@ luck. Over 22 seeds (0 to 4, 21 to 25, 300 to 311) it is 0.44 [0.42, 0.47] in th
 the jump, from 0.36 to 0.57, and 0.48 [0.44, 0.51] over all that is left of the run, from 0.31 to
 0.63. So RM-ACC-ON ≤ 0.55 holds of both, but five seeds are too few to show it of the second, whose
 interval is then ± 0.10 wide. The first is graded, the second reported. On one of the 22 (302) the
-sentence is not found within 2,000 updates.
+sentence is not found within 2,000 updates. Seeds 31 to 35 differ from 21 to 25 in one verdict: the
+two jumps are 50 [−26, 126] updates apart, 150 of them on one seed.
 
 This case has a model of one block, not two, and batches of eight: 2,000 updates have to
 be affordable. It would have been refuted by a spike with the sentence worth nothing to the reward
