@@ -109,7 +109,7 @@ def at_matched_length(room: Room) -> dict[str, float]:
 
 
 PROBES = {"matched": at_matched_length}
-PROBE_SECONDS = 8.0
+PROBE_SECONDS = 15.0
 
 
 def rho(seed: Seed, name: str) -> float:

@@ -123,7 +123,7 @@ def centring(room: Room) -> dict[str, float]:
 
 
 PROBES = {"disagreement": disagreement, "centring": centring}
-PROBE_SECONDS = 6.0
+PROBE_SECONDS = 40.0
 
 
 def longer(seed: Seed, arm: str) -> float:
@@ -138,14 +138,16 @@ def more_variance(seed: Seed, kind: str) -> float:
     return float(found[f"{kind}/policy"] / found[f"{kind}/data"])
 
 
-def centring_found(seed: Seed, name: str) -> float:
-    """A number of the centring probe: model/what."""
-    return float(seed.probes["centring"][name])
+def changed(seed: Seed, what: str) -> float:
+    """A number of the centring probe with the term, minus that without."""
+    found = seed.probes["centring"]
+    return float(found[f"centred/{what}"] - found[f"plain/{what}"])
 
 
 def run_away(seed: Seed) -> float:
     """How much further from 0 raw rewards are with the wrong sign: log₁₀ of the ratio."""
-    return math.log10(centring_found(seed, "printed/mean") / centring_found(seed, "longer/mean"))
+    found = seed.probes["centring"]
+    return math.log10(found["printed/mean"] / found["longer/mean"])
 
 
 OBSERVATIONS = [
@@ -171,16 +173,12 @@ OBSERVATIONS = [
         lambda s: longer(s, "specific-min"), 1.2, "below"),
     Observation(
         "centring-centres", "the centring term: |mean raw reward| of a pair falls",
-        lambda s: centring_found(s, "centred/mean") - centring_found(s, "plain/mean"), 0.0,
-        "below"),
+        lambda s: changed(s, "mean"), 0.0, "below"),
     Observation(
         "centring-keeps-accuracy", "at a change of accuracy of at most 1 point: change > −0.01",
-        lambda s: centring_found(s, "centred/accuracy") - centring_found(s, "plain/accuracy"),
-        -0.01, "above"),
+        lambda s: changed(s, "accuracy"), -0.01, "above"),
     Observation(
-        "centring-buys-none", "and < 0.01",
-        lambda s: centring_found(s, "centred/accuracy") - centring_found(s, "plain/accuracy"),
-        0.01, "below"),
+        "centring-buys-none", "and < 0.01", lambda s: changed(s, "accuracy"), 0.01, "below"),
     Observation(
         "wrong-sign-diverges", "with the wrong sign and four passes raw rewards run away: |mean| "
         "of a pair ≥ 10 × as large as without it (log₁₀ of the ratio ≥ 1)", run_away, 1.0, "above",
