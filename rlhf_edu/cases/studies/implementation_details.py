@@ -41,6 +41,7 @@ Refuted, for each detail, if the run without it were as good.
 
 import math
 from dataclasses import replace
+from itertools import product
 from statistics import fmean, stdev
 from typing import Any
 
@@ -65,6 +66,7 @@ BASE = RLHFConfig(updates=30, batch_size=64, num_ppo_epochs=2, num_mini_batches=
 EARLY = BASE.updates // 10  # updates: the first 10 %
 RUNS, UPDATES = 4, 50  # of PPO, to see how far its seeds spread
 ZEROS = {"centred": 0.0, "low": 3.0}  # SDs taken off every reward
+WHITEN = {"whitened": True, "raw": False}
 RECIPE = Recipe(
     sft=SFTConfig(),
     raters={"biased": BIASED},
@@ -105,21 +107,17 @@ def whitening(room: Room) -> dict[str, list[float]]:
     reference, judge = room.reference(), room.reward_model("biased")
     rows = exam_rows(room.seed, 128)
     prompts = helpdesk.desk().prompts[rows].to(room.place.device)
-    found = {}
-    for zero, less in ZEROS.items():
-        reward_model = replace(judge, mean=judge.mean + less * judge.sd)
-        for name, whiten in (("whitened", True), ("raw", False)):
-            ends = []
-            for run in range(RUNS):
-                config = replace(BASE, updates=UPDATES, seed=room.seed + 1000 * run,
-                                 whiten_advantages=whiten)
-                state = train_rlhf(config, start(config, reference, reward_model), reference,
-                                   reward_model)
-                with torch.inference_mode():
-                    replies = answer(state.policy, rows, room.seed, config.response_length)
-                    ends.append(float(judge(prompts, replies).mean()))
-                room.tick(PROBE_SECONDS / 16)
-            found[f"{zero}/{name}"] = ends
+    found: dict[str, list[float]] = {}
+    for zero, name, run in product(ZEROS, WHITEN, range(RUNS)):
+        reward_model = replace(judge, mean=judge.mean + ZEROS[zero] * judge.sd)
+        config = replace(BASE, updates=UPDATES, seed=room.seed + 1000 * run,
+                         whiten_advantages=WHITEN[name])
+        state = train_rlhf(config, start(config, reference, reward_model), reference, reward_model)
+        with torch.inference_mode():
+            replies = answer(state.policy, rows, room.seed, config.response_length)
+            end = float(judge(prompts, replies).mean())
+        found.setdefault(f"{zero}/{name}", []).append(end)
+        room.tick(PROBE_SECONDS / (len(ZEROS) * len(WHITEN) * RUNS))
     return found
 
 
