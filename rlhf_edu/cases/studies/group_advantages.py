@@ -26,9 +26,9 @@ penalty is k3 in the loss, as in GRPO, with a small β; Dr. GRPO is the same run
    cause in common: *which* replies are wrong changes as right ones become more. With agents who err
    on purpose the policy soon learns to answer, wrong replies become those of other questions, and
    they shrink under both. In the mathematics of the papers questions stay hard. So the reference
-   here has seen too few demonstrations to know the answers. Under Dr. GRPO wrong replies then
-   shrink a little, if anything (reported); with three times the batch they stay under GRPO and
-   shrink under Dr. GRPO.
+   here has seen too few demonstrations to know the answers. That wrong replies neither grow nor
+   shrink under Dr. GRPO is NOT REPRODUCED: on 21 to 25 they shrink, −0.03 [−0.04, −0.01] words an
+   update, and with three times the batch as well, where they stay under GRPO.
 
 What is ours and different: the world; a desk whose wrong replies come of not knowing; batches of 32
 prompts, 16 updates, and a small β. Refuted if wrong replies did not grow under GRPO, or did so
@@ -184,7 +184,7 @@ def lengths(room: Room) -> dict[str, Any]:
             train_rlhf(config, state, reference, check, look,
                        advantage_fn=partial(half, kind=kind, low=low, high=high))
             runs.append(rows)
-            room.tick(PROBE_SECONDS / 10)
+            room.tick(PROBE_SECONDS / (len(KINDS) * sum(RUNS.values())))
         found |= {f"{part}/{kind}/{name}": [fmean(at) for at in zip(*(r[name] for r in runs),
                                                                     strict=True)]
                   for name in runs[0]}
@@ -248,8 +248,8 @@ OBSERVATIONS = [
                 graded=False),
     Observation("whole-dr-up", "the whole of Dr. GRPO: no rise is found (slope reaches 0)",
                 lambda s: -slope(s, "whole", "dr-grpo"), 0.0, "reaches", "Dr. GRPO does not"),
-    Observation("whole-dr-down", "nor a fall (the slope reaches 0 from below)",
-                lambda s: slope(s, "whole", "dr-grpo"), 0.0, "reaches", graded=False),
+    Observation("whole-dr-down", "and no fall",
+                lambda s: slope(s, "whole", "dr-grpo"), 0.0, "reaches", "Dr. GRPO does not"),
 ]
 
 
@@ -275,8 +275,8 @@ TRIED = [
     ("as it is now, but one run a seed",
      "slopes of LEN of wrong replies under GRPO: 0.08 [0.03, 0.13] on seeds 0 to 4, 0.05 [−0.03, "
      "0.13] on 21 to 25; runs of one seed with other luck: 0.11, 0.17, 0.06 (seed 0), 0.09, 0.03, "
-     "0.03 (seed 1). That Dr. GRPO's do not fall either was a graded claim then, and held as noise "
-     "was large; with three runs it does not"),
+     "0.03 (seed 1). That Dr. GRPO's do not fall held then, as noise was large; with three runs it "
+     "does not"),
     ("as it is now, but batches of 768 (seeds 0 to 4)",
      "slopes of LEN of wrong replies: GRPO −0.01 [−0.05, 0.03], Dr. GRPO −0.04 [−0.07, −0.02]"),
     ("as it is now, but 32 updates (seeds 0 to 4)",
