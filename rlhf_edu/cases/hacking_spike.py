@@ -26,9 +26,9 @@ updates on any seed. Twenty times the β does hold it down.
 The single first change. The cause is in the labels, so that is where the first change goes: the
 same raters compare pairs *matched* in length, sales words and over-confident words, where taste has
 nothing to choose by. There is then no spike. It is no cure for everything: that reward model has
-learned nothing about such sentences or about length, and replies slowly grow longer, so that no
-clear gain of GOLD over the story is left: that is reported. The large β treats the symptom, and is
-measured beside it: it holds the policy where it is, gains and all. The arms that change something
+learned nothing about such sentences or about length, and replies slowly grow longer. That GOLD ends
+above the story's is NOT REPRODUCED on seeds 21 to 25 (0.21 [−0.24, 0.65]; on 31 to 35 it is 0.54
+[0.21, 0.87]). The large β treats the symptom, and is measured beside it: it holds the policy where it is, gains and all. The arms that change something
 end after 800 updates, when RM has jumped on every seed, and the table below compares them with the
 story's end; the graded claims compare equal updates.
 
@@ -272,7 +272,7 @@ OBSERVATIONS = [
         lambda s: conf_prevented(s, "matched-pairs"), 0.5, "above"),
     Observation(
         "first-change-gold", "and ends with a better GOLD than the story at the same update",
-        lambda s: beyond(s, "matched-pairs", "gold/total"), 0.0, "above", graded=False),
+        lambda s: beyond(s, "matched-pairs", "gold/total"), 0.0, "above"),
 ]
 
 
