@@ -28,9 +28,10 @@ same raters compare pairs *matched* in length, sales words and over-confident wo
 nothing to choose by. There is then no spike. It is no cure for everything: that reward model has
 learned nothing about such sentences or about length, and replies slowly grow longer. That GOLD ends
 above the story's is NOT REPRODUCED on seeds 21 to 25 (0.21 [−0.24, 0.65]; on 31 to 35 it is 0.54
-[0.21, 0.87]). The large β treats the symptom, and is measured beside it: it holds the policy where it is, gains and all. The arms that change something
-end after 800 updates, when RM has jumped on every seed, and the table below compares them with the
-story's end; the graded claims compare equal updates.
+[0.21, 0.87]). The large β treats the symptom, and is measured beside it: it holds the policy where
+it is, gains and all. The arms that change something end after 800 updates, when RM has jumped on
+every seed, and the table below compares them with the story's end; the graded claims compare equal
+updates.
 
 How low RM-ACC-ON stays is another matter. Right after the jump it is below a half on nearly every
 seed; later it creeps up on some and sinks on others: what the policy's pairs still differ in is
