@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rlhf_edu import InputError
 from rlhf_edu.cases.studies.clip_higher import RARE, clipped_by_rarity
+from rlhf_edu.cases.studies.group_advantages import FirstAnswer
 from rlhf_edu.lab import helpdesk
 from rlhf_edu.lab.group import KINDS, RightAnswer, group_advantages
 from rlhf_edu.lab.model import ModelConfig, language_model
@@ -120,6 +121,25 @@ def test_the_checker_pays_for_every_right_unit_and_for_no_other():
     check = RightAnswer(language_model(ModelConfig(n_layers=1)))
     asked = table.prompts[torch.full((len(said),), row)]
     assert check(asked, replies).tolist() == [1, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("said, pay", [
+    ("replace the battery then press the switch", 1),
+    ("press the switch then replace the battery", 1),
+    ("that is a good question . replace the battery then press the switch . have a nice day", 1),
+    ("replace the battery then press the switch then open the store", 1),  # what follows is free
+    ("replace the battery then open the store then press the switch", 0),
+    ("replace the battery then replace the battery then press the switch", 0),
+    ("replace the battery", 0),
+    ("have a nice day", 0),
+])  # fmt: skip
+def test_the_checker_of_first_answers_reads_no_further(said, pay):
+    table, prompts = helpdesk.desk(), helpdesk.all_prompts()
+    row = next(i for i, p in enumerate(prompts) if p.right == (
+        "replace the battery", "press the switch"))
+    ids = [*helpdesk.encode(said), helpdesk.EOS]
+    check = FirstAnswer(language_model(ModelConfig(n_layers=1)))
+    assert check(table.prompts[[row]], torch.tensor([ids])).tolist() == [pay]
 
 
 @pytest.mark.parametrize("high", [0.2, 0.28])

@@ -17,16 +17,20 @@ What does it cost? Where raters like length, length predicts their labels, and w
 lost with it. In a world of normal distributions, and of labels mostly noise, a reward that
 correlates with length by ρ keeps a share of √(1−ρ²) of what accuracy is above a coin's: 0.89 at ρ =
 0.45. Points of accuracy are therefore cheap where labels are noisy, and these raters are: a reward
-model that knows them well is right in 57 to 59 of 100 pairs, in the paper in 70. Held against what
-is above a half, the head takes more here than in the paper; the report says how much. With less
-noise it takes more than 2 points (see what was tried). On our desk there is a further reason for
-that: agents who add courtesies at will make length and GOLD correlate by −0.4 within pairs, a
+model that knows them well is right in 57 of 100 pairs, in the paper in 70. Held against what is
+above a half, the head takes more here than in the paper; the report says how much. With a noise of
+2 in the place of 3.5 it took 1.7 and 2.5 points on two seeds. On our desk there is a further reason
+for that: agents who add courtesies at will make length and GOLD correlate by −0.4 within pairs, a
 strong taste is then needed to make rewards follow length all the same, and more is lost with it. So
 agents here add few courtesies.
 
 λ decides as well. It is ours, and much smaller than the paper's 1. The weaker what labels say, the
 smaller the gradient of the ranking loss, while the correlation of a batch is as noisy as ever: with
 λ = 0.12 in the place of 0.03 more than twice as much accuracy was lost.
+
+Labels are bought, and everything learned from them, twice a seed: from labels so noisy one reward
+model learns a stronger taste for sales words than the next. The last steps to this set-up were
+taken after seeds 21 to 25 had been looked at (see what was tried).
 
 Refuted would be: a reward that still follows length, an accuracy that goes with it, a policy that
 grows longer all the same, or sales words that vanish together with the length.
@@ -216,10 +220,13 @@ TRIED = [
     ("sales 0.04, batches of 512, length bias 0.22 (seeds 0 to 4); 0.24 (21 to 25)",
      "ρ 0.44 [0.38, 0.50], −1.2 [−1.3, −1.0] points; ρ 0.47 [0.42, 0.53], −1.7 [−2.0, −1.3], where "
      "−2.02 is too low: 0.23, between the two, was settled on after both"),
-    ("as it is now, but once a seed (seeds 21 to 25)",
+    ("length bias 0.23, lr 1.3e-4, once a seed (seeds 21 to 25)",
      "4 of 7, missed by little: −1.6 [−2.1, −1.1] points, GOLD 0.09 [−0.01, 0.19], SALES × 2.9 "
      "[1.8, 4.0]. What a reward model makes of so noisy labels differs from draw to draw, so "
      "labels are now drawn twice a seed, and means taken"),
+    ("the same twice a seed (21 to 25)",
+     "5 of 7: −1.6 [−2.1, −1.0] points, SALES × 2.7 [1.9, 3.6]. So length bias 0.22, with which "
+     "seeds 0 to 4 had lost 1.2 points, and lr 1.4e-4 for 1.3e-4"),
     ("length bias 0.14, sales bias 0.6, noise 0.8, 6,000 labels in three passes, the usual agents; "
      "ρ over 64 held-out prompts, accuracy on 4,000 labels (seeds 21 to 25)",
      "2 of 7: ρ 0.41 [0.32, 0.49] and 0.12 [0.08, 0.15], accuracy −1.2 [−2.7, 0.3] points, SALES × "
