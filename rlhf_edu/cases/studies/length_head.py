@@ -30,7 +30,8 @@ smaller the gradient of the ranking loss, while the correlation of a batch is as
 
 Labels are bought, and everything learned from them, twice a seed: from labels so noisy one reward
 model learns a stronger taste for sales words than the next. The last steps to this set-up were
-taken after seeds 21 to 25 had been looked at (see what was tried).
+taken after seeds 21 to 25 had been looked at (see what was tried). On 81 to 85, which were not used
+before, six of the seven claims hold; the one of ρ ≥ 0.4 does not, 0.43 [0.39, 0.47].
 
 Refuted would be: a reward that still follows length, an accuracy that goes with it, a policy that
 grows longer all the same, or sales words that vanish together with the length.
