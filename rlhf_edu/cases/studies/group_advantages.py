@@ -45,6 +45,7 @@ Left out: dynamic sampling, which skips dead groups.
 
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from math import comb
 from statistics import fmean
 from typing import Any
@@ -76,7 +77,7 @@ G = 8  # answers to a prompt
 EVERY, UPDATES = 4, {"whole": 16, "wrong half": 8, "right half": 8}
 RUNS = {"whole": 6, "wrong half": 1, "right half": 1}  # each of its own reference, then averaged
 LEARNT = {"whole": (-100.0, 100.0), "wrong half": (-100.0, 0.0), "right half": (0.0, 100.0)}
-PROBE_SECONDS = 150.0
+PROBE_SECONDS = 55.0
 
 
 def formulas(room: Room) -> dict[str, Any]:
@@ -174,8 +175,8 @@ class FirstAnswer(RightAnswer):
 def lengths(room: Room) -> dict[str, Any]:
     """Mean lengths of wrong and right replies to the same 512 prompts, as training goes on."""
     table, place = helpdesk.desk(), torch.device(room.place.device)
-    luck = torch.Generator().manual_seed(room.seed)
-    x = table.prompts[helpdesk.draw_prompts(table, 512, luck)].to(place)
+    draw = torch.Generator().manual_seed(room.seed)
+    x = table.prompts[helpdesk.draw_prompts(table, 512, draw)].to(place)
     found: dict[str, Any] = {}
 
     def half(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float,
@@ -213,7 +214,7 @@ def lengths(room: Room) -> dict[str, Any]:
         seed = room.seed + 1000 * run
         reference = train_sft(replace(WEAK, seed=seed), RECIPE.model, place) if run \
             else room.reference()
-        for part, kind in ((part, kind) for part in UPDATES for kind in KINDS):
+        for part, kind in product(UPDATES, KINDS):
             if run < RUNS[part]:
                 runs.setdefault((part, kind), []).append(follow(reference, seed, part, kind))
     for (part, kind), each in runs.items():

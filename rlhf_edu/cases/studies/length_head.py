@@ -26,7 +26,8 @@ agents here add few courtesies.
 
 λ decides as well. It is ours, and much smaller than the paper's 1. The weaker what labels say, the
 smaller the gradient of the ranking loss, while the correlation of a batch is as noisy as ever: with
-λ = 0.12 in the place of 0.03 more than twice as much accuracy was lost.
+λ = 0.12 in the place of 0.03 (and a length bias of 0.22, not 0.19) it cost more than twice as much
+accuracy.
 
 Labels are bought, and everything learned from them, twice a seed: from labels so noisy one reward
 model learns a stronger taste for sales words than the next. The last steps to this set-up were
@@ -80,10 +81,10 @@ RECIPE = Recipe(
     reward_models={f"{time}-headed": Learner(time, replace(LEARNING, length_head=0.03))
                    for time in TIMES},
     reward_model=LEARNING,
-    arms={name: arm for i, time in enumerate(TIMES) for name, arm in {
-        f"{time}-plain": Arm(f"one head, {time} labels", time, replace(PPO, seed=i)),
+    arms={f"{time}-plain": Arm(f"one head, {time} labels", time, replace(PPO, seed=i))
+          for i, time in enumerate(TIMES)} | {
         f"{time}-headed": Arm(f"length head, {time} labels", f"{time}-headed",
-                              replace(PPO, seed=i))}.items()},
+                              replace(PPO, seed=i)) for i, time in enumerate(TIMES)},
     exam=ExamConfig(every=UPDATES, prompts=64, final_prompts=1024),
     label_budget=LABELS,
 )
@@ -148,6 +149,12 @@ def times_reference(seed: Seed, kind: str, name: str) -> float:
     return style(seed, kind, name) / style(seed, kind, name, "reference")
 
 
+def off_length(seed: Seed) -> float:
+    """How far LEN is from the reference's with the head, up or down: mean share of both times."""
+    runs = [seed.runs[f"{time}-headed"] for time in TIMES]
+    return fmean(abs(r.final["style/length"] / r.reference["style/length"] - 1) for r in runs)
+
+
 OBSERVATIONS = [
     Observation(
         "plain-follows-length", "one head: reward and length correlate within new pairs, ρ ≥ 0.4",
@@ -168,7 +175,7 @@ OBSERVATIONS = [
         lambda s: times_reference(s, "plain", "length"), 1.15, "above"),
     Observation(
         "length-stays", "PPO against the length head: LEN within ± 15 % of the reference's",
-        lambda s: abs(times_reference(s, "headed", "length") - 1), 0.15, "below"),
+        off_length, 0.15, "below"),
     Observation(
         "better-at-equal-length", "at matched length people like its replies better: GOLD > 0",
         lambda s: read(s, "gold_lead"), 0.0, "above"),
@@ -232,7 +239,7 @@ TRIED = [
      "ρ over 64 held-out prompts, accuracy on 4,000 labels (seeds 21 to 25)",
      "2 of 7: ρ 0.41 [0.32, 0.49] and 0.12 [0.08, 0.15], accuracy −1.2 [−2.7, 0.3] points, SALES × "
      "2.2 [1.8, 2.6]. A part of that was noise of the measure: ρ and accuracy are now read off "
-     "20,000 new pairs, styles off 512 prompts"),
+     "20,000 new pairs, styles off 1,024 prompts"),
     ("the same, measured so (seeds 0 to 4)",
      "ρ 0.31 to 0.40 and at most 0.04; accuracy −1.1, −2.1, −0.6, −2.1, +1.6 points"),
     ("30,000 labels in one pass, noise 1.5, bias 0.16 (seeds 0, 1)",
