@@ -6,9 +6,11 @@
     python benchmarks/iteration.py --profile      where an iteration's time goes, in words
 
 Each side runs in a process of its own and they take turns, so a slow moment of the machine hits
-both; medians of `--rounds` turns are compared. TRL 1.12.0 gets an environment of its own in
-benchmarks/.trl, made at the first call. Everything is 32-bit and eager. An iteration: 256 responses
-of up to 32 tokens, 4 epochs of 4 minibatches, policy and separate critic, reference, reward model.
+both; medians of `--rounds` turns are compared. A turn is two iterations, of which the second
+counts: in training the caches hold one's own numbers, after the other side's turn they do not.
+TRL 1.12.0 gets an environment of its own in benchmarks/.trl, made at the first call. Everything is
+32-bit and eager. An iteration: 256 responses of up to 32 tokens, 4 epochs of 4 minibatches, policy
+and separate critic, reference, reward model.
 
 - full length: no reply ends before 32 tokens, so both sides have the same work.
 - desk lengths: replies end where the desk's own end; TRL computes its padding, we do not.
@@ -270,6 +272,7 @@ def compare(rounds: int, seed: int) -> dict[str, Any]:
         rates = []
         for i in range(rounds):
             for name, side in sides.items():
+                side.iterate()  # not counted
                 turns[name].append(side.iterate())
             rates.append(matmul_rate(cores()))
             print(f"round {i + 1} of {rounds}: " + ", ".join(

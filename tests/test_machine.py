@@ -17,7 +17,7 @@ from lively import PROMPTS, SMALL, generator, lively
 from torch import Tensor
 
 from rlhf_edu.lab import machine, sampling
-from rlhf_edu.lab.machine import ahead, medium_is_exact, settle, side_by_side, small_products
+from rlhf_edu.lab.machine import medium_is_exact, settle, side_by_side, small_products
 from rlhf_edu.lab.model import Transformer, language_model
 
 PRECISIONS = ["highest", "high", "medium"]
@@ -65,9 +65,10 @@ def test_only_cores_that_this_process_may_use_are_used(monkeypatch, allowed):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: allowed, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     settle()
-    workers = set(side_by_side(*[threading.get_ident] * 50))
-    assert (threading.get_ident() in workers) == (len(allowed) == 1)
-    assert len(workers) <= len(allowed)
+    first, *others = side_by_side(*[threading.get_ident] * 50)
+    assert first == threading.get_ident(), "the first task is the caller's own"
+    assert (first in others) == (len(allowed) == 1)
+    assert len({first, *others}) <= len(allowed)
 
 
 @pytest.mark.parametrize("count, alone", [(1, True), (None, True), (2, False)])
@@ -76,7 +77,8 @@ def test_where_nobody_says_what_a_process_may_use_all_cores_are_used(monkeypatch
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: count)
     settle()
-    assert (side_by_side(threading.get_ident) == [threading.get_ident()]) == alone
+    main = threading.get_ident()
+    assert (side_by_side(threading.get_ident, threading.get_ident) == [main, main]) == alone
 
 
 def test_glibc_is_told_to_keep_freed_memory(monkeypatch, told):
@@ -252,55 +254,6 @@ def test_gradients_of_tasks_are_those_of_one_after_the_other(cores):
     for w, loss in zip(weights, losses, strict=True):
         assert loss == (w @ x).square().sum()
         assert torch.allclose(w.grad, 2 * torch.outer(w.detach() @ x, x), atol=1e-4)
-
-
-# Ahead
-
-
-def test_ahead_makes_every_item_once_and_in_order(cores):
-    for n in (0, 1, 2, 3, 10):
-        made: list[int] = []
-
-        def make(i: int) -> int:
-            made.append(i)  # noqa: B023
-            return i * i
-
-        assert list(ahead(make, range(n))) == [i * i for i in range(n)]
-        assert sorted(made) == list(range(n))
-
-
-def test_ahead_makes_the_next_while_this_one_is_worked_with():
-    settle(2)
-    made = [threading.Event() for _ in range(5)]
-
-    def make(i: int) -> int:
-        made[i].set()
-        return i
-
-    for i in ahead(make, range(5)):
-        if i + 1 < 5:
-            assert made[i + 1].wait(PATIENCE), "the next waits for this one"
-        if i + 2 < 5:
-            assert not made[i + 2].is_set(), "made too early"
-
-
-def test_with_one_core_an_item_is_made_when_it_is_asked_for():
-    settle(1)
-    made: list[int] = []
-    items = ahead(made.append, range(3))
-    for n in range(3):
-        assert made == [*range(n)]
-        next(items)
-
-
-def test_an_exception_in_making_is_raised_where_the_item_is_asked_for(cores):
-    def make(i: int) -> float:
-        return 1 / (2 - i)
-
-    items = ahead(make, range(4))
-    assert [next(items), next(items)] == [0.5, 1.0]
-    with pytest.raises(ZeroDivisionError):
-        next(items)
 
 
 # Training

@@ -34,7 +34,7 @@ from rlhf_edu.kl_penalty import (
 from rlhf_edu.lab import helpdesk, measure
 from rlhf_edu.lab.gold import reply_mask
 from rlhf_edu.lab.group import KINDS, group_advantages
-from rlhf_edu.lab.machine import ahead, side_by_side
+from rlhf_edu.lab.machine import side_by_side
 from rlhf_edu.lab.measure import Rollout, take
 from rlhf_edu.lab.model import Transformer, gather_logprobs, language_model, scalar_model
 from rlhf_edu.lab.record import check_range
@@ -170,10 +170,6 @@ def train_rlhf(
                 tiles.rows(exact_kl(tiles.flat(old_logp), ref_logits)),
                 tiles.rows(values_in(tiles, value)), reward_model(x, y))
 
-    def minibatch(rollout: Rollout, part: Tensor) -> tuple[Rollout, Tiles]:
-        b = rollout[part]
-        return b, lay(policy, b.prompts, b.responses, b.lengths)
-
     def policy_gradients(b: Rollout, tiles: Tiles, kl_coef: float) -> tuple[Tensor, ...]:
         logits = logits_in(tiles, policy, config.temperature)
         logprobs = tiles.rows(gather_logprobs(logits, tiles.flat(b.responses)))
@@ -237,8 +233,9 @@ def train_rlhf(
         passes: list[dict[str, Tensor]] = []
         for _ in range(config.num_ppo_epochs):
             shuffled, steps = torch.randperm(config.batch_size, generator=state.generator), []
-            parts = shuffled.tensor_split(config.num_mini_batches)
-            for b, tiles in ahead(partial(minibatch, rollout), parts):
+            for part in shuffled.tensor_split(config.num_mini_batches):
+                b = rollout[part]
+                tiles = lay(policy, b.prompts, b.responses, b.lengths)
                 optimizer.zero_grad(set_to_none=False)
                 of_policy, of_value = side_by_side(partial(policy_gradients, b, tiles, kl_coef),
                                                    partial(value_gradients, b, tiles))
