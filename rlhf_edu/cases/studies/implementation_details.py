@@ -25,8 +25,9 @@ reward is 3 SDs lower. Without whitening every advantage is negative until the c
 each word that was sampled is pushed down, and when a run finds its way up is a matter of luck.
 That shows where whitened runs have arrived after these 50 updates and the others are on their way:
 on seeds 0 to 4 and 21 to 25. On 71 to 75 all learn more slowly, those without it had hardly moved
-(reward 0.3 on average, whitened 0.85), and the claim fails: who has not moved does not spread. That
-whitened runs end higher is the surer half: it is so on all 15 seeds.
+(reward 0.3 on average, whitened 0.85), and the claim fails: who has not moved does not spread. Nor
+do twice as many updates make it sure (see what was tried). That whitened runs end higher is the
+surer half: it is so on all 15 seeds.
 
 Ours: the help desk with the biased raters' reward model, replies of at most 12 tokens, so that
 truncation happens; PPO with β = 0.05 (k1 in the reward). The first ablation is a supervised
@@ -204,6 +205,12 @@ TRIED = [
         "10 to 60 updates, six runs each, rewards 3 SDs too low (seeds 0 to 4)",
         "SD with and without after 40 updates: 0.05 and 0.36, 0.11 and 0.10, 0.04 and 0.51, 0.01 "
         "and 0.11, 0.04 and 0.24; after 50 wider without it on all five, and after 60 as well",
+    ),
+    (
+        "100 updates, SDs averaged over the whole way, rewards 3 SDs too low",
+        "seeds 0 to 4: wider without whitening on all five (log of the ratio 0.5 to 1.1); on 91 to "
+        "94, not used before: −0.4, 1.2, −0.1, 1.7. There some reward models have a slope that a "
+        "run finds or does not, with whitening as without",
     ),
     (
         "the same, 3 SDs too high, and centred (seed 0, 60 updates)",
