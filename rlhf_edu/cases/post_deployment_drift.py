@@ -460,6 +460,14 @@ TRIED = [
      "LEN on the slice −13 and −12 %, −7 and −4 %, −5 and −4 %"),
     ("β = 2 and a learning rate that falls to 0 (seeds 21 to 25)",
      "13 of 14 claims: LEN on the slice 8 % off [5, 12]"),
+    ("reward models that read their pairs once in batches of 128 (seeds 0, 1, 2)",
+     "bonus 0.15, 0.11, 0.14, on six seeds as far apart as now; LEN on the slice +46, +19, +73 %, "
+     "but other replies +33, +12, +38 %: fewer steps, and the answers are known less well"),
+    ("reward models that read their pairs three times in batches of 128, the courteous reply wins "
+     "58.5 % (seeds 0, 1, 2), 60 % (seed 2)",
+     "bonus 0.14, 0.13, 0.09 and 0.14; right answers on other prompts rise to 96 to 99 %, and LEN "
+     "on the slice +13, +25, −2 and −2 %: what is right pays so much better that 24 updates are "
+     "too few for the courtesy"),
     ("batches of 192, two minibatches, lr 2e-4, 14 updates, the changes with the story's own "
      "penalty (seeds 21 to 25)",
      "6 of 18 claims: bonus 0.06 to 0.26, and the slice's replies shorter on four of five seeds; "
