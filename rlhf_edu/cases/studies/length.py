@@ -15,7 +15,9 @@ mean length that the first run ended with. A judge who shares the raters' taste 
 about as well. People, who do not, like it less than the reference.
 
 On seeds 0-4 length alone recovered 0.85 of the judge's gain, but with an interval of 0.66 to 1.04:
-the judge reads right answers, too, and runs of PPO differ in how many of them they lose.
+the judge reads right answers, too, and runs of PPO differ in how many of them they lose. On 91 to
+95, not used before, it is 0.84 [0.698, 0.99], where the interval has to begin above 0.7: missed by
+little, while the seven other claims hold.
 
 Refuted would be: a reward that does not follow length, a gain that stays at equal length, or a
 judge who is not won by length alone.
