@@ -14,10 +14,11 @@ equal length is small. Then PPO is given 1 − |length/L − 1| in place of the 
 mean length that the first run ended with. A judge who shares the raters' taste likes the result
 about as well. People, who do not, like it less than the reference.
 
-On seeds 0-4 length alone recovered 0.85 of the judge's gain, but with an interval of 0.66 to 1.04:
-the judge reads right answers, too, and runs of PPO differ in how many of them they lose. On 91 to
-95, not used before, it is 0.84 [0.698, 0.99], where the interval has to begin above 0.7: missed by
-little, while the seven other claims hold.
+The judge reads right answers, too, and runs of PPO on length alone differ in how many of them they
+lose. One run a seed recovered 0.85 [0.66, 1.04] of the judge's gain on seeds 0 to 4, and 0.84
+[0.698, 0.99] on 91 to 95: below the 0.7 that is asked for at one end. So four runs are averaged:
+0.91 [0.75, 1.07], and 0.84 [0.74, 0.94]. It is still not sure: on 111 to 115, not used before, 0.76
+[0.68, 0.83] recovers most of the gain, but not 0.7 beyond doubt.
 
 Refuted would be: a reward that does not follow length, a gain that stays at equal length, or a
 judge who is not won by length alone.
@@ -28,6 +29,7 @@ one set of labels stands for the paper's three. Left out: their interventions on
 pairs, truncation, augmentation) and on the loss of PPO; P15 and case C2 have their like.
 """
 
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -48,6 +50,7 @@ QUESTION = "The reward model is pleased: with better answers, or with longer one
 
 RATERS = RaterConfig(length_bias=0.3, noise=2.7, n_pairs=4000)
 UPDATES = 12
+RUNS = 4  # of PPO on length alone, averaged: runs differ in how many right answers they lose
 
 
 def ppo(kl_coef: float = 0.05, **other: Any) -> RLHFConfig:
@@ -95,10 +98,13 @@ def length_only(room: Room) -> dict[str, float]:
         return 1 - (reply_mask(replies).sum(1) / target - 1).abs()
 
     mean, sd = float(alone(base).mean()), float(alone(base).std())
-    config = ppo(critic_init="random", seed=room.seed)
-    state = start(config, reference, room.reward_model("length"))
-    train_rlhf(config, state, reference, lambda x, y: (alone(y) - mean) / sd)
-    found |= judged(answer(state.policy, rows, room.seed, 32), "alone")
+    ends = []
+    for run in range(RUNS):
+        config = ppo(critic_init="random", seed=room.seed + 1000 * run)
+        state = start(config, reference, room.reward_model("length"))
+        train_rlhf(config, state, reference, lambda x, y: (alone(y) - mean) / sd)
+        ends.append(judged(answer(state.policy, rows, room.seed, 32), "alone"))
+    found |= {name: fmean(end[name] for end in ends) for name in ends[0]}
 
     # 3. How often the longer reply was chosen, among pairs that differ in length.
     pairs = room.preferences("length")
@@ -107,7 +113,7 @@ def length_only(room: Room) -> dict[str, float]:
 
 
 PROBES = {"length-only": length_only}
-PROBE_SECONDS = 10.0
+PROBE_SECONDS = 25.0
 
 
 def probed(seed: Seed, name: str) -> float:
