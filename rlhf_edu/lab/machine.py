@@ -82,6 +82,7 @@ def side_by_side(*tasks: Callable[[], Any]) -> list[Any]:
     """What the tasks return, computed at the same time if `settle` was given cores.
 
     The first is computed by the caller's own thread: what it works on stays in that core's cache.
+    So is, after it, each that no other thread has begun.
     """
     if _pool is None:
         return [task() for task in tasks]
@@ -91,5 +92,9 @@ def side_by_side(*tasks: Callable[[], Any]) -> list[Any]:
         with torch.inference_mode(inference):
             return task()
 
-    others = _pool.map(work, tasks[1:])
-    return [task() for task in tasks[:1]] + list(others)
+    others = [_pool.submit(work, task) for task in tasks[1:]]
+    own = {0: tasks[0]()} if tasks else {}
+    for i, other in enumerate(others, 1):
+        if other.cancel():
+            own[i] = tasks[i]()
+    return [own[i] if i in own else others[i - 1].result() for i in range(len(tasks))]
