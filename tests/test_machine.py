@@ -68,7 +68,8 @@ def test_only_cores_that_this_process_may_use_are_used(monkeypatch, allowed):
     first, *others = side_by_side(*[threading.get_ident] * 50)
     assert first == threading.get_ident(), "the first task is the caller's own"
     assert len({first, *others}) <= len(allowed)
-    assert (machine._pool is None) == (len(allowed) == 1)
+    meet = threading.Barrier(len(allowed), timeout=PATIENCE)
+    side_by_side(*[meet.wait] * len(allowed))
 
 
 @pytest.mark.parametrize("count, alone", [(1, True), (None, True), (2, False)])
@@ -77,7 +78,9 @@ def test_where_nobody_says_what_a_process_may_use_all_cores_are_used(monkeypatch
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: count)
     settle()
-    assert (machine._pool is None) == alone
+    meet = threading.Barrier(1 if alone else 2, timeout=PATIENCE)
+    first, second = side_by_side(*[lambda: (meet.wait(), threading.get_ident())[1]] * 2)
+    assert (first == second) == alone
 
 
 def test_glibc_is_told_to_keep_freed_memory(monkeypatch, told):

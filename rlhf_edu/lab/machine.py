@@ -92,9 +92,6 @@ def side_by_side(*tasks: Callable[[], Any]) -> list[Any]:
         with torch.inference_mode(inference):
             return task()
 
-    others = [_pool.submit(work, task) for task in tasks[1:]]
-    own = {0: tasks[0]()} if tasks else {}
-    for i, other in enumerate(others, 1):
-        if other.cancel():
-            own[i] = tasks[i]()
-    return [own[i] if i in own else others[i - 1].result() for i in range(len(tasks))]
+    others = {i: _pool.submit(work, task) for i, task in enumerate(tasks) if i}
+    own = {i: task() for i, task in enumerate(tasks) if i not in others or others[i].cancel()}
+    return [own[i] if i in own else others[i].result() for i in range(len(tasks))]
