@@ -58,7 +58,10 @@ class RightAnswer:
         self.model = model
         self.rows = {tuple(x): i for i, x in enumerate(helpdesk.desk().prompts.tolist())}
 
-    def __call__(self, prompts: Tensor, responses: Tensor) -> Tensor:
+    def asked(self, prompts: Tensor) -> helpdesk.Desk:
+        """What the desk knows of these prompts (B, L)."""
         rows = torch.tensor([self.rows[tuple(x)] for x in prompts.tolist()])
-        here = helpdesk.desk()[rows].to(responses.device)
-        return (gold_score(responses, here).answer > 2 - 1e-6).float()
+        return helpdesk.desk()[rows].to(prompts.device)
+
+    def __call__(self, prompts: Tensor, responses: Tensor) -> Tensor:
+        return (gold_score(responses, self.asked(prompts)).answer > 2 - 1e-6).float()

@@ -165,12 +165,11 @@ class FirstAnswer(RightAnswer):
     """
 
     def __call__(self, prompts: Tensor, responses: Tensor) -> Tensor:
-        rows = torch.tensor([self.rows[tuple(x)] for x in prompts.tolist()])
-        right = helpdesk.desk()[rows].right.to(responses.device)  # (B, U)
-        starts, asked = find_units(responses), right.sum(1)  # (B, U, T), (B,)
+        right = self.asked(prompts).right  # (B, U)
+        starts, many = find_units(responses), right.sum(1)  # (B, U, T), (B,)
         nth = starts.any(1).cumsum(1)  # (B, T) units named so far
-        first = (starts & (nth <= asked[:, None])[:, None]).any(2)
-        return ((first & right).sum(1) == asked).float()
+        first = (starts & (nth <= many[:, None])[:, None]).any(2)
+        return ((first & right).sum(1) == many).float()
 
 
 def lengths(room: Room) -> dict[str, Any]:
