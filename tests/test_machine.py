@@ -128,15 +128,30 @@ def test_products_of_16_bits_are_noticed_and_not_used(monkeypatch):
     rounds_to_16_bits(monkeypatch, "medium")
     assert medium_is_exact.__wrapped__() is False
     monkeypatch.setattr(machine, "medium_is_exact", medium_is_exact.__wrapped__)
+    monkeypatch.setattr(machine, "made_by_intel", lambda: False)
     settle(1)
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_products_of_32_bits_are_used(monkeypatch):
+@pytest.mark.parametrize("intel, used", [(False, "medium"), (True, "highest")])
+def test_products_of_32_bits_are_used_where_they_are_faster(monkeypatch, intel, used):
     rounds_to_16_bits(monkeypatch, "none")
     monkeypatch.setattr(machine, "medium_is_exact", lambda: True)
+    monkeypatch.setattr(machine, "made_by_intel", lambda: intel)
     settle(1)
-    assert torch.get_float32_matmul_precision() == "medium"
+    assert torch.get_float32_matmul_precision() == used
+
+
+@pytest.mark.parametrize("linux", [True, False])
+@pytest.mark.parametrize("maker", ["GenuineIntel", "AuthenticAMD"])
+def test_who_made_the_cpu_is_read_where_it_is_written(monkeypatch, tmp_path, linux, maker):
+    said = f"vendor_id\t: {maker}\nmodel\t\t: 7\n" if linux else f"64 Family 6 Model 7, {maker}"
+    file = tmp_path / "cpuinfo"
+    if linux:
+        file.write_text(said)
+    monkeypatch.setattr(machine, "Path", lambda name: file)
+    monkeypatch.setattr(platform, "processor", lambda: "" if linux else said)
+    assert machine.made_by_intel.__wrapped__() == (maker == "GenuineIntel")
 
 
 @pytest.mark.parametrize("rows", [1, 3, 64, 700])
@@ -336,6 +351,7 @@ def test_beside_a_gpu_nothing_is_allowed_to_round(monkeypatch):
     before, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(machine, "medium_is_exact", lambda: True)
+    monkeypatch.setattr(machine, "made_by_intel", lambda: False)
     try:
         machine.settle(1)
         assert torch.get_float32_matmul_precision() == "highest"
