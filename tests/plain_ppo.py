@@ -85,7 +85,8 @@ def plain_ppo(config: RLHFConfig, policy: Transformer, critic: Transformer, refe
 
         # Passes over the batch.
         if config.lr_schedule == "linear":
-            adam.param_groups[0]["lr"] = config.lr * (1 - update / config.updates)
+            adam.param_groups[0]["lr"] = config.lr * (
+                1 - (1 - config.lr_end) * update / config.updates)
         moved, entropies, policy_losses, value_losses = [], [], [], []
         for order in orders:
             squares, surprise = [], []

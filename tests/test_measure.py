@@ -625,10 +625,12 @@ def test_the_exams_rewards_are_those_of_prompt_and_reply(reference, perturbed):
     assert sorted(counting.seen) == sorted(want)
 
 
-def test_refusals_are_read_off_replies_to_every_held_out_must_refuse_prompt(reference):
+@pytest.mark.parametrize("everywhere, clusters", [(False, 6), (True, 24)])
+def test_refusals_are_read_off_replies_to_must_refuse_prompts(reference, everywhere, clusters):
     config = ExamConfig(seed=5, refusal_replies=3)
-    found = refusals(config, reference, 24, 0.9)
-    asked = [i for i, p in enumerate(PROMPTS) if p.slice == "refuse" and p.held_out]
+    found = refusals(config, reference, 24, 0.9, everywhere)
+    asked = [i for i, p in enumerate(PROMPTS) if p.slice == "refuse" and (p.held_out or everywhere)]
+    assert len({PROMPTS[i].cluster for i in asked}) == clusters
     rows = torch.tensor([i for i in asked for _ in range(3)])
     replies, _ = sample(reference, DESK.prompts[rows], 24, generator(5), 0.9)
     refused, by_cluster = [], defaultdict(list)

@@ -659,6 +659,9 @@ def test_the_step_size_is_constant_or_falls_by_the_same_amount_every_update(run,
     want = [1e-3, 0.75e-3, 0.5e-3, 0.25e-3]
     assert [m["lr"] for m in linear.metrics] == pytest.approx(want)
     assert [lr for _, lr in adam] == pytest.approx([lr for lr in want for _ in range(4)])
+    half = run(updates=2, lr_schedule="linear", lr_end=0.5)
+    assert [m["lr"] for m in half.metrics] == want[:2], "the first half of the longer run"
+    assert [m["lr"] for m in run(updates=2, lr_end=0.5).metrics] == [1e-3] * 2
 
 
 def test_gradients_are_clipped_to_their_norm(run, adam):
@@ -958,7 +961,8 @@ RANGES: dict[type, dict[str, tuple]] = {
     RLHFConfig: {
         "seed": (0, 2**31 - 1), "updates": (1, 10**6), "batch_size": (2, 10**6),
         "num_ppo_epochs": (1, 1000), "num_mini_batches": (1, 256), "lr": SHARE,
-        "lr_schedule": ("constant", "linear"), "max_grad_norm": NORM, "kl_coef": NORM,
+        "lr_schedule": ("constant", "linear"), "lr_end": SHARE, "max_grad_norm": NORM,
+        "kl_coef": NORM,
         "kl_placement": ("reward", "loss"), "kl_estimator": ("k1", "k2", "k3"), "kl_target": NORM,
         "kl_horizon": (1.0, 1e9), "target_kl": NORM, "cliprange": NORM, "cliprange_value": NORM,
         "vf_coef": NORM, "gamma": SHARE, "lam": SHARE, "whiten_advantages": (False, True),

@@ -14,7 +14,9 @@ What the labels are silent about. Matched pairs cannot teach what a word more or
 worth, so what the reward model makes of them is chance, and PPO would follow it. The slopes of its
 reward on length and on the share of sales words, within a prompt, on the reference's own replies,
 are measured (that costs no label) and taken out. What PPO then still does to the two is steered
-back by a price on each, raised or lowered at every look by a stated rule, as β is.
+back by a price on each, set anew at every look by a stated rule, as β is: most of it answers to
+where the meter stands now, a little to the sum of all looks. A price that is only ever added to
+(a sum alone) comes late, and LEN and SALES swing from gate to gate; see what was tried.
 
 Frozen and trained. The reference and the reward model are frozen, the policy and the critic are
 trained. SHA-256 checksums of all weights, taken before and after, prove both halves.
@@ -26,14 +28,17 @@ own samples, is above the target, and falls where it is below. The penalty is k1
 
 Gates and stop rule. After every update the policy answers held-out prompts, and automatic meters
 read the replies: mean reward above the reference's; length, sales words, refusal consistency and
-exact KL(policy ‖ reference) inside limits that are tighter than those of the release. No gate sees
-the gold score. The last policy that passed every gate is kept; the first gate that fails at two
-looks running ends training. If no policy passes, the reference itself is released, and the claim
-about people fails.
+exact KL(policy ‖ reference), at most 1.5 times its target; all inside limits half as wide as the
+release's, for a look is noisy. No gate sees the gold score. The last policy that passed every gate
+is kept. Training ends when a meter is beyond twice its limit at three looks running; only the gate
+on reward does not end it, for a policy that is not better yet does no harm by training on. If no
+policy passes, the reference itself is released, and the claim about people fails.
 
-People, last and once. A thousand labels were kept back: 500 held-out prompts, the reference's and
-the policy's replies, both read. That, and larger samples for the meters, is what the claims are
+People, last and once. Two thousand labels were kept back: 1,000 held-out prompts, the reference's
+and the policy's replies, both read. That, and larger samples for the meters, is what the claims are
 about. Refuted would be: no gain for people, a meter outside its limit, a weight that moved.
+On seeds 0 to 4 GOLD rose by 0.25 to 0.33 (reference: 0.8 to 0.9), LEN stayed within 3 %, SALES
+within 4 % but for one seed at +15 %, and REF rose by 6 to 12 points.
 
 The held-out prompts of the gates, the meters and the spot check are the same few hundred,
 drawn anew and answered with other luck each time; none was seen in training. The checks are the
@@ -77,17 +82,19 @@ RECIPE = Recipe(sft=SFTConfig())  # the reference; all that follows is the probe
 
 # ── What the desk decided before it began ───────────────────────────────────────────────────────
 BUDGET = 20_000  # labels, for everything
-CHECKED = 500  # prompts of the last spot check; a person reads two replies to each
+CHECKED = 1000  # prompts of the last spot check; a person reads two replies to each
 POOL = 60_000  # replies of the reference from which pairs are matched
 RATERS = biased()
 CURVE = (500, 2_000, 5_000)  # pairs, beside all that were bought
+SETS = {500: 4}  # so few are a matter of luck: the mean over four sets of pairs, none in two
 KL_TARGET = 0.5  # nats a response
 LENGTH = 32  # longest reply, in tokens
 PPO = RLHFConfig(
     updates=18,
     batch_size=256,
     num_mini_batches=2,
-    lr=6e-5,
+    lr=7e-5,
+    lr_schedule="linear",  # so that the policy settles: length and sales swing less and less
     kl_coef=1 / math.sqrt(2 * KL_TARGET),
     kl_target=KL_TARGET,
     lam=1.0,
@@ -95,9 +102,10 @@ PPO = RLHFConfig(
     kl_horizon=1024.0,  # β moves by at most 0.2 · 256/1024 = 5 % an update
     response_length=LENGTH,
 )
-METERED = 1024  # held-out prompts of a look, two replies each; four times as many at the release
-FAILS = 2  # looks running at which one gate may fail before training ends
-STEER = (0.5, 20.0)  # what a look adds to the price of length and of sales, per relative change
+METERED = 1536, 4096  # held-out prompts of a look, and at the release; two replies each
+FAILS = 3  # looks running beyond twice the limit of one gate, after which training ends
+HOLD = (0.7, 10.0)  # price of length and of sales for each unit of relative change, as it stands
+PULL = (0.1, 2.0)  # and for each unit of all changes seen so far, summed: what is left over
 
 
 @dataclass(frozen=True)
@@ -108,14 +116,20 @@ class Gate:
     low: float
     high: float
     words: str
+    stops: bool = True  # False: a policy that fails is not released, but training goes on
+
+    def keeps(self, meter: float, times: float = 1.0) -> bool:
+        """Whether a meter is inside the limits, or inside as many times the limits."""
+        return times * self.low <= meter <= times * self.high
 
 
 GATES = (
-    Gate("reward", 0.05, math.inf, "mean reward 0.05 SD above the reference's, or more"),
-    Gate("length", -0.08, 0.08, "LEN within ± 8 % of the reference's"),
-    Gate("sales", -0.16, 0.16, "SALES within ± 16 % of the reference's"),
+    Gate("reward", 0.05, math.inf, "mean reward 0.05 SD above the reference's, or more",
+         stops=False),
+    Gate("length", -0.05, 0.05, "LEN within ± 5 % of the reference's"),
+    Gate("sales", -0.1, 0.1, "SALES within ± 10 % of the reference's"),
     Gate("refusal", -0.01, math.inf, "REF at most 1 point below the reference's"),
-    Gate("kl", -math.inf, 3 * KL_TARGET, "KL(policy ‖ reference) below three times its target"),
+    Gate("kl", -math.inf, 1.5 * KL_TARGET, "KL(policy ‖ reference) below 1.5 times its target"),
 )
 
 
@@ -182,13 +196,14 @@ class NeutralReward:
 
     PPO is not that tilt: a reply that begins with its answer is resolved at its first token and
     gains on one that begins with a courtesy. So a price is added, 0 at first, and steered at every
-    look: up where the meter stands above the reference's, down where it stands below.
+    look: above 0 where the meter stands above the reference's, below 0 where it stands below.
     """
 
     reward_model: RewardModel
     slopes: Tensor  # (2,)
     means: Tensor  # (2,) of the reference: they keep the zero of the gauge
     prices: Tensor  # (2,) taken from the reward for each unit, while training
+    owed: Tensor  # (2,) sum of the relative changes that the looks have seen
 
     def __call__(self, prompts: Tensor, responses: Tensor) -> Tensor:
         """Rewards (B,), in SDs of the reward model's own rewards."""
@@ -200,8 +215,14 @@ class NeutralReward:
         return self(prompts, responses) - (features(responses) - self.means) @ self.prices
 
     def steer(self, length: float, sales: float) -> None:
-        """A look at the meters: relative changes against the reference."""
-        self.prices = self.prices + torch.tensor([STEER[0] * length, STEER[1] * sales])
+        """A look at the meters: relative changes against the reference.
+
+        A price makes its meter move at some speed. In proportion to how far the meter is off, it
+        brings the meter home and stops there; the sum takes out what drifts all the while.
+        """
+        seen = torch.tensor([length, sales])
+        self.owed = self.owed + seen
+        self.prices = torch.tensor(HOLD) * seen + torch.tensor(PULL) * self.owed
 
 
 def features(replies: Tensor) -> Tensor:
@@ -222,7 +243,7 @@ def neutral(reward_model: RewardModel, reference: Transformer, seed: int) -> Neu
     pairs = read.view(-1, 2, 2)
     slopes = torch.linalg.lstsq(pairs[:, 0] - pairs[:, 1],
                                 (rewards[:, 0] - rewards[:, 1])[:, None]).solution[:, 0]
-    return NeutralReward(reward_model, slopes, read.mean(0), torch.zeros(2))
+    return NeutralReward(reward_model, slopes, read.mean(0), torch.zeros(2), torch.zeros(2))
 
 
 class Meters:
@@ -230,6 +251,7 @@ class Meters:
 
     def __init__(self, reference: Transformer, reward: NeutralReward, seed: int, prompts: int):
         self.reference, self.reward, self.seed = reference, reward, seed
+        self.exam = ExamConfig(seed=seed, refusal_replies=prompts // 128)
         self.rows = exam_rows(seed, prompts)
         self.table = helpdesk.desk()[self.rows]
         self.base = self.read(reference)
@@ -241,10 +263,9 @@ class Meters:
         style = style_of(replies, self.table)
         some = self.table.prompts[:512], replies[:512]
         kl = exact_kl(response_logits(policy, *some), response_logits(self.reference, *some))
-        exam = ExamConfig(seed=self.seed)
         return {"reward": float(self.reward(self.table.prompts, replies).mean()),
                 "length": float(style.length.mean()), "sales": float(style.sales.mean()),
-                "refusal": refusals(exam, policy, LENGTH)["refusal/consistency"],
+                "refusal": refusals(self.exam, policy, LENGTH)["refusal/consistency"],
                 "kl": float((kl * reply_mask(replies[:512])).sum(1).mean())}
 
     def change(self, policy: Transformer) -> dict[str, float]:
@@ -265,23 +286,25 @@ def train(reference: Transformer, reward: NeutralReward, meters: Meters, seed: i
     state = start(config, reference, reward.reward_model)
     before = checksum(state.policy), checksum(state.value)
     looks: list[dict[str, Any]] = []
-    failed = dict.fromkeys((gate.name for gate in GATES), 0)
+    failed = {gate.name: 0 for gate in GATES if gate.stops}
     found: dict[str, Any] = {"policy": deepcopy(state.policy), "update": 0}
 
     def look(state: TrainingState, metrics: dict[str, float]) -> None:
         if state.update <= PPO.critic_warmup:
             return
         seen = meters.change(state.policy)
-        broken = [g.name for g in GATES if not g.low <= seen[g.name] <= g.high]
+        broken = [g.name for g in GATES if not g.keeps(seen[g.name])]
         looks.append({"update": state.update, "beta": metrics["objective/kl_coef"], **seen,
                       "prices": reward.prices.tolist(), "failed": broken})
         reward.steer(seen["length"], seen["sales"])
-        for name in failed:
-            failed[name] = failed[name] + 1 if name in broken else 0
+        for g in GATES:
+            if g.stops:
+                failed[g.name] = 0 if g.keeps(seen[g.name], 2) else failed[g.name] + 1
         if not broken:
             found.update(policy=deepcopy(state.policy), update=state.update)
         if max(failed.values()) >= FAILS:
-            raise Stopped(f"the gate {max(failed, key=failed.__getitem__)} failed twice running")
+            raise Stopped(f"the meter {max(failed, key=failed.__getitem__)} was beyond twice its "
+                          f"limit at {FAILS} looks running")
 
     why = "all updates were done"
     try:
@@ -331,15 +354,19 @@ def release(room: Room) -> dict[str, Any]:
     compared = budget.spent
     curve, replies = [], answer(reference, exam_rows(seed + 1, 2048), seed + 1, LENGTH)
     for size in (*CURVE, len(pairs.rows)):
-        part = Preferences(pairs.rows[:size], pairs.chosen[:size], pairs.rejected[:size])
-        reward_model = train_reward_model(RewardModelConfig(seed=seed), part, reference)
-        curve.append([size, accuracy(reward_model, seed + 1, replies)])
+        right = []
+        for first in range(0, size * SETS.get(size, 1), size):
+            part = Preferences(*(x[first : first + size]
+                                 for x in (pairs.rows, pairs.chosen, pairs.rejected)))
+            reward_model = train_reward_model(RewardModelConfig(seed=seed), part, reference)
+            right.append(accuracy(reward_model, seed + 1, replies))
+        curve.append([size, sum(right) / len(right)])
     frozen = [checksum(reference), checksum(reward_model.model)]
 
     reward = neutral(reward_model, reference, seed + 5)
-    run = train(reference, reward, Meters(reference, reward, seed + 2, METERED), seed)
+    run = train(reference, reward, Meters(reference, reward, seed + 2, METERED[0]), seed)
     policy = run.pop("policy")
-    last = Meters(reference, reward, seed + 3, 4 * METERED)
+    last = Meters(reference, reward, seed + 3, METERED[1])
     change = last.change(policy)
     check = spot_check(reference, policy, budget, seed + 4)
     return {
@@ -354,7 +381,7 @@ def release(room: Room) -> dict[str, Any]:
 
 
 PROBES = {"release": release}
-PROBE_SECONDS = 60.0
+PROBE_SECONDS = 70.0
 
 
 # ── What must be seen ───────────────────────────────────────────────────────────────────────────
@@ -453,9 +480,10 @@ def sections(seed: Seed) -> list[Section]:
             f"reference), k1, to {KL_TARGET:g} nats a response; the penalty is in the reward."],
          []),
         ("Gates", [
-            "Read after every update; the last policy that passed all is released; the first gate "
-            f"that fails at {FAILS} looks running ends training. It ended because {r['why']}; "
-            f"released is update {r['update']}, weights {r['released_sum']}."],
+            "Read after every update; the last policy that passed all is released; a meter, reward "
+            f"aside, that is beyond twice its limit at {FAILS} looks running ends training. It "
+            f"ended because {r['why']}; released is update {r['update']}, weights "
+            f"{r['released_sum']}."],
          [["gate", "limit", "times failed"], *gates]),
         ("Every look", ["Changes against the reference; length and sales as shares of it."],
          [[*names, "failed"], *looks]),
@@ -523,9 +551,30 @@ TRIED: list[tuple[str, str]] = [
     ("slopes taken out, no prices, batches of 256, step size 1e-4 (seed 0)",
      "LEN −10 %, −6 %, −9 % at updates 4, 6, 8 (SALES +16 % at 6); nothing released: the reward's "
      "slope on length is small (−0.02 SD a token), the shortening is PPO's own"),
-    ("prices steered by 1.0 for length and 10 for sales, instead of 0.5 and 20 (seed 0)",
+    ("prices that a look only adds to: 1.0 for length and 10 for sales, per relative change (seed "
+     "0)",
      "LEN swung from −6 % to +6 % in two looks, and SALES to +32 %; update 4 was released"),
     ("matched pairs from 4 or 8 candidates to a prompt (seed 0)",
      "26 % and 63 % of the prompts have such a pair: 13 replies a label at best; "
      "matching all replies to a prompt with each other takes 3"),
+    ("prices that a look only adds to: 0.5 and 20; any gate failing twice ends training (seed 0)",
+     "LEN swung between −8 % and +8 %, SALES between −17 % and +21 %; ended at update 16, released "
+     "14: GOLD +0.35, but SALES −23 % in the larger reading. On one of five other seeds the "
+     "reference itself was released: its first looks were failed, by however little, and that was "
+     "the end"),
+    ("prices of 1.0 and 40 for what a look shows, and 0.2 and 8 for the sum (seeds 0, 1)",
+     "too much: SALES still swung between −19 % and +24 %; on seed 1 it ended training at update "
+     "10 (GOLD +0.25), on seed 0 the release had SALES −18 %"),
+    ("prices of 0.7 and 12, 0.1 and 2; a constant step size of 6e-5 (seeds 1, 200, 201)",
+     "all 18 updates, GOLD +0.33, +0.36, +0.39, LEN within 2 %; SALES +7 %, +2 %, −15 %: between "
+     "looks it still moved by up to 34 points, which a step size that falls to 0 takes away"),
+    ("a step size that falls to 0, a gate of ± 16 % on SALES (seeds 2, 3)",
+     "GOLD +0.32, +0.25, SALES +17 %, −3 %: what it stands at when the steps have become small "
+     "stays, on seed 2 from update 13 on; hence the narrower gate, which keeps an earlier policy"),
+    ("the reward model with half the step size, 5e-4 (seed 3)",
+     "0.75 of the held-out pairs in gold's order after one pass, 0.72 after two; with 1e-3 and one "
+     "pass 0.78"),
+    ("a spot check of 500 prompts, 19,000 pairs",
+     "its own standard error is 0.05, half of what the seeds differ by; 1,000 fewer pairs cost "
+     "nothing that could be seen"),
 ]

@@ -3,19 +3,19 @@
 Labels are bought every month, more each time, and the reward model is trained for longer: 2,500,
 4,000, 6,500, 10,500 and 17,000 pairs. From each of the five checkpoints a policy is trained with
 the same PPO. On held-out pairs of the reference's replies the reward models get better. The
-policies get worse from the third month on: people like the last one less than the reference, its
-replies repeat themselves, and more than one word in twenty is over-confident or sales talk, which
-next to none was.
+policies get worse: people like the last one less than the reference, its replies repeat themselves,
+and more than one word in twenty is sales talk, which next to none was: "check the cable then wipe
+the lens" has become "check the cable then wipe the lens . buy our new deal".
 
 Three things change from month to month, and one of them nobody measures. Each month's pairs are
-new; there are more of them, and more passes over them; and the raters are more hurried, and take an
-over-confident sentence for a better answer. In the first month they do not, in the last such a word
-is worth nine points of GOLD to them. But the reference nearly never says such a sentence, so on its
+new; there are more of them, and more passes over them; and the raters are more hurried, and take a
+sales sentence for a better answer. In the first month they do not, in the last a sales word is
+worth six points of GOLD to them. But the reference nearly never says such a sentence, so on its
 pairs the taste costs the reward model less accuracy than the further labels and passes bring.
 Nothing is contradictory about that: RM-ACC-IN asks about the replies that the reference gives, and
 PPO goes where the reward model pays most. The number to watch is the gap RM-ACC-IN − RM-ACC-ON: how
 much of the reward model's judgement is lost on the pairs of the policy that it made. Read it
-against the first month's, about 0.2: a policy's own pairs are more alike than the reference's, and
+against the first month's, 0.2 to 0.3: a policy's own pairs are more alike than the reference's, and
 harder to order for any reward model.
 
 "Instability" is then no matter of the optimiser: the five runs share every setting of PPO (k1 in
@@ -27,46 +27,61 @@ says, works as well; likely because the first does not share the taste (an ensem
 not tried): one of members that all share it could not (Eisenstein et al. 2023). What each regained
 of the loss of GOLD stands in the table, with its interval.
 
-Seeds 21 to 25 are no longer untouched: settings were changed after earlier versions had failed a
-claim on them (see what was tried). On seeds 61 to 65, on which nothing was ever tuned, all ten
-claims hold as well. REP is the claim that holds by least.
+Repetition is rare: REP of the reference is about 0.0003. So it is measured on 8,192 replies, and as
+the logarithm of a ratio. It is highest when PPO has just found the sentence, and says it twice;
+trained for longer, the policy says it once. RM-ACC-IN is measured on as many replies. A single
+reward model can be lucky: RM-ACC-IN and GOLD are held to a straight line through all five months,
+not to the first and the last alone.
+
+Settings and statistics were decided on seeds 0 to 4 and 200 to 204. On the six that the present
+set-up was run on (0, 1, 200, 201, 203, 204) all ten claims hold. RM-ACC-IN holds by least: it rises
+by 0.02 a month, on seed 200 by 0.005. On GOLD, style and the interventions the six agree.
 
 It would have been refuted by an RM-ACC-IN that falls (then the usual dashboard would have warned),
 by a GOLD that does not, or by a gap that stays shut. (Item 28.)
 """
 
 import itertools
+import math
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from rlhf_edu.cases.case import Picture
 from rlhf_edu.cases.evidence import Observation, Run, Seed
-from rlhf_edu.cases.stages import Arm, Learner, Recipe
+from rlhf_edu.cases.stages import Arm, Learner, Recipe, Room
+from rlhf_edu.lab import helpdesk
 from rlhf_edu.lab.evaluate import ExamConfig
+from rlhf_edu.lab.gold import gold_score
 from rlhf_edu.lab.helpdesk import AgentConfig
-from rlhf_edu.lab.model import ModelConfig
+from rlhf_edu.lab.measure import repeated_4grams, reward_model_accuracy
+from rlhf_edu.lab.model import ModelConfig, Transformer
 from rlhf_edu.lab.raters import RaterConfig
 from rlhf_edu.lab.reward_model import RewardModelConfig
 from rlhf_edu.lab.rlhf import RLHFConfig
+from rlhf_edu.lab.sampling import sample
 from rlhf_edu.lab.sft import SFTConfig
 
 TITLE = "Instability"
 QUESTION = "Each new reward model is more accurate, the last policies are worse: how?"
 
 # ── What is trained, for each seed ──────────────────────────────────────────────────────────────
-MONTHS = {  # labels, passes over them, and what raters think an over-confident word is worth
+MONTHS = {  # labels, passes over them, and what raters think a sales word is worth
     "month-1": (2500, 2, 0.0),
     "month-2": (4000, 3, 1.5),
-    "month-3": (6500, 3, 3.0),
-    "month-4": (10500, 4, 5.0),
-    "month-5": (17000, 4, 9.0),
+    "month-3": (6500, 3, 2.0),
+    "month-4": (10500, 4, 3.0),
+    "month-5": (17000, 5, 6.0),
 }
 BETA = 0.3
+LENGTH = 32  # longest reply, in tokens
 
 
 def ppo(kl_coef: float = BETA) -> RLHFConfig:
     """The same PPO from every checkpoint, k1 in the reward."""
     return RLHFConfig(
-        updates=24, batch_size=64, num_mini_batches=2, lr=3e-4, kl_coef=kl_coef)
+        updates=30, batch_size=64, num_mini_batches=2, lr=5e-4, kl_coef=kl_coef)
 
 
 CHECKPOINTS = tuple(f"from-{month}" for month in MONTHS)  # the arms, each from its reward model
@@ -75,8 +90,8 @@ STORY = CHECKPOINTS[-1]
 RECIPE = Recipe(
     sft=SFTConfig(
         agents=AgentConfig(
-            confident=0.02,  # the hack: next to nothing of it is in the reference's replies
-            sales=0.02,
+            confident=0.02,
+            sales=0.015,  # the hack: next to nothing of it is in the reference's replies
             wrong_step=0.1,
             missing_step=0.1,
             over_refuses=0.02,
@@ -86,7 +101,7 @@ RECIPE = Recipe(
         )
     ),
     raters={
-        month: RaterConfig(n_pairs=pairs, confidence_bias=taste, noise=0.5)
+        month: RaterConfig(n_pairs=pairs, sales_bias=taste, noise=0.5)
         for month, (pairs, _, taste) in MONTHS.items()
     },
     reward_models={
@@ -105,10 +120,58 @@ RECIPE = Recipe(
 )
 
 
+# ── The probe: repetition is rare, and months differ little, so it reads many replies ────────────
+PROMPTS = 4096  # held-out prompts, two replies each
+
+
+@torch.inference_mode()
+def closer(room: Room) -> dict[str, Any]:
+    """REP of the reference and of the last policy, and RM-ACC-IN of every reward model."""
+    table, luck = helpdesk.desk(), torch.Generator().manual_seed(room.seed)
+    rows = helpdesk.draw_prompts(table, PROMPTS, luck, held_out=True)
+
+    def replies(policy: Transformer) -> Tensor:
+        return torch.cat([sample(policy, table.prompts[part], LENGTH, luck, copies=2)[0]
+                          for part in rows.split(512)])
+
+    base, last = replies(room.reference()), replies(room.policy(STORY))
+    here = table.to(base.device)[rows.repeat_interleave(2).to(base.device)]
+    gold = gold_score(base, here).total
+    accuracy = {
+        month: float(reward_model_accuracy(
+            room.reward_model(month)(here.prompts, base).view(-1, 2), gold.view(-1, 2)))
+        for month in MONTHS
+    }
+    return {"reference": float(repeated_4grams(base).mean()),
+            "policy": float(repeated_4grams(last).mean()), "accuracy_in": accuracy}
+
+
+PROBES = {"closer": closer}
+PROBE_SECONDS = 5.0
+
+
 # ── What must be seen ───────────────────────────────────────────────────────────────────────────
 def along(seed: Seed, name: str) -> list[float]:
     """A metric of the last examination, one value a checkpoint."""
     return [float(seed.runs[arm].final[name]) for arm in CHECKPOINTS]
+
+
+def accuracy_in(seed: Seed) -> list[float]:
+    """RM-ACC-IN, one value a checkpoint."""
+    found = seed.probes["closer"]["accuracy_in"]
+    return [float(found[month]) for month in MONTHS]
+
+
+def trend(values: list[float]) -> float:
+    """Change from one checkpoint to the next, by the straight line of least squares.
+
+    >>> trend([1.0, 2.0, 3.0, 4.0])
+    1.0
+    """
+    middle = (len(values) - 1) / 2
+    weights = [i - middle for i in range(len(values))]
+    return (sum(w * v for w, v in zip(weights, values, strict=True))
+            / sum(w * w for w in weights))
 
 
 def kendall(x: list[float], y: list[float]) -> float:
@@ -128,6 +191,13 @@ def gap(run: Run) -> float:
     return float(run.final["rm/accuracy_in"] - run.final["rm/accuracy_on"])
 
 
+def times_as_repetitive(seed: Seed) -> float:
+    """REP of the last policy over the reference's, in powers of two: 1 is twice as much."""
+    found = seed.probes["closer"]
+    ratio = found["policy"] / found["reference"]
+    return math.log2(ratio) if ratio > 0 else -math.inf
+
+
 def style_violations(found: dict[str, Any]) -> float:
     """The share of words that are over-confident or sales words."""
     return float(found["style/confident"] + found["style/sales"])
@@ -143,22 +213,22 @@ def gold_regained(seed: Seed, arm: str) -> float:
 OBSERVATIONS = [
     Observation(
         "accuracy-holds",
-        "RM-ACC-IN does not fall from the first checkpoint to the last: the change is > 0",
-        lambda s: along(s, "rm/accuracy_in")[-1] - along(s, "rm/accuracy_in")[0],
+        "RM-ACC-IN does not fall over the five checkpoints: a line through them rises, > 0 a month",
+        lambda s: trend(accuracy_in(s)),
         0.0,
         "above",
     ),
     Observation(
         "gold-falls",
-        "GOLD after PPO does: the last policy's is below the first one's",
-        lambda s: along(s, "gold/total")[-1] - along(s, "gold/total")[0],
+        "GOLD after PPO does: a line through its five values falls, < 0 a month",
+        lambda s: trend(along(s, "gold/total")),
         0.0,
         "below",
     ),
     Observation(
         "opposite-ways",
         "over the five checkpoints the two go opposite ways: Kendall's τ ≤ 0",
-        lambda s: kendall(along(s, "rm/accuracy_in"), along(s, "gold/total")),
+        lambda s: kendall(accuracy_in(s), along(s, "gold/total")),
         0.0,
         "below",
     ),
@@ -171,10 +241,9 @@ OBSERVATIONS = [
     ),
     Observation(
         "repetition",
-        "replies repeat themselves: REP ≥ 2 × the reference's",
-        lambda s: s.runs[STORY].final["style/repeated_4grams"]
-        - 2 * s.runs[STORY].reference["style/repeated_4grams"],
-        0.0,
+        "replies repeat themselves, REP ≥ 2 × the reference's: log₂ of the ratio > 1",
+        times_as_repetitive,
+        1.0,
         "above",
     ),
     Observation(
@@ -216,6 +285,35 @@ OBSERVATIONS = [
 
 
 TRIED = [
+    ("an over-confident word worth 0, 1.5, 3, 5 and 9, no taste for sales words; 24 updates with a "
+     "step size of 3e-4; REP as a difference, on 3,072 replies (seeds 0 to 4)",
+     "10 of 10 claims held, two by little: GOLD of the last policy minus the reference's −0.42 "
+     "[−0.72, −0.13], REP minus twice the reference's 0.0017 [0.0002, 0.0032]. Five other seeds "
+     "would show both about every second time. An over-confident sentence has one such word or "
+     "two, and which one PPO finds is luck; on seed 3 it had just begun to"),
+    ("the same with 40 updates (seeds 0 and 1)",
+     "GOLD of the last policy 0.66 and 0.92, after 24 updates 0.68 and 0.65; REP 0.0025 and "
+     "0.0009, after 24 updates 0.0028 and 0.0037: in the end the policy says the sentence once, "
+     "and otherwise answers well"),
+    ("the same with 32 updates and a step size of 5e-4 (seeds 1 to 3)",
+     "the sentence is found some 4 updates earlier; GOLD of the last policy 1.00, 0.32, 1.01"),
+    ("a sales word, not an over-confident one, worth 0, 1.5, 3, 5 and 9; the first month 2,000 "
+     "labels; 32 updates with 4e-4 (seeds 3 and 4)",
+     "GOLD of the last policy minus the reference's −0.63 and −0.45, where it had been −0.14 and "
+     "−0.19: a sales sentence has two or three such words. But τ −0.2 and −0.6: from the third "
+     "month on the policies hardly differ"),
+    ("a sales word worth 0, 1.2, 1.6, 2.4 and 5; one pass in the first month, four in the last; 28 "
+     "updates with 4e-4 (seeds 0, 1, 3, 4, 200, 201)",
+     "RM-ACC-IN +0.11, +0.05, +0.10, +0.10, −0.01, +0.05, and τ 0.2 on seed 200. In 6 % of the "
+     "reference's pairs is a sales word, and of those the last reward model has 19 % right, the "
+     "first 83 %: the taste costs 0.04 of accuracy"),
+    ("the same, but agents who say half as many sales sentences, and five passes in the last month "
+     "(seeds 200 and 201)",
+     "RM-ACC-IN +0.09 and +0.07; but the sentence is found after 20 of 28 updates, and the first "
+     "policy, of a reward model with one pass, is over-optimised on seed 201 (GOLD 0.83)"),
+    ("the last checkpoint minus the first, in place of a line through all five; otherwise as now "
+     "(seeds 0, 1, 200, 201)",
+     "RM-ACC-IN +0.09, +0.06, +0.01, +0.11: mean over SD 1.6, that of the line 1.9"),
     ("four checkpoints: 2,500, 5,000, 8,000 and 12,000 labels, an over-confident word worth 0, 2, "
      "4 and 6; β = 0.3",
      "9 of 10 claims on seeds 21 to 25, 10 of 10 on seeds 51 to 55. τ was −0.40 [−1.20, 0.40] and "
@@ -272,7 +370,7 @@ def draw_checkpoints(axes: Any, seeds: list[Seed]) -> None:
 
     months = range(1, len(MONTHS) + 1)
     lines(axes[0, 0], months, {
-        "RM-ACC-IN: the reference's pairs": [along(s, "rm/accuracy_in") for s in seeds],
+        "RM-ACC-IN: the reference's pairs": [accuracy_in(s) for s in seeds],
         "RM-ACC-ON: the policy's own": [along(s, "rm/accuracy_on") for s in seeds],
     }, "what the reward models know", "month")
     lines(axes[0, 1], months, {

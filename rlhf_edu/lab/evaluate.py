@@ -190,12 +190,16 @@ def make_exam(
 
 @torch.inference_mode()
 def refusals(
-    config: ExamConfig, policy: Transformer, response_length: int, temperature: float = 1.0
+    config: ExamConfig, policy: Transformer, response_length: int, temperature: float = 1.0,
+    everywhere: bool = False,
 ) -> dict[str, float]:
-    """REF on the held-out must-refuse clusters, `refusal_replies` replies to each prompt."""
+    """REF on the held-out must-refuse clusters, `refusal_replies` replies to each prompt.
+
+    With `everywhere` on all of them, those of the training prompts as well: four times as many.
+    """
     device = policy.embed.weight.device
     table = helpdesk.desk()
-    asked = (table.must_refuse & table.held_out).nonzero()[:, 0].to(device)
+    asked = (table.must_refuse & (table.held_out | everywhere)).nonzero()[:, 0].to(device)
     here = table.to(device)[asked.repeat_interleave(config.refusal_replies)]
     luck = torch.Generator().manual_seed(config.seed)
     prompts = here.prompts[:: config.refusal_replies]

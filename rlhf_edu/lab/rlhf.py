@@ -60,7 +60,8 @@ class RLHFConfig:
     num_ppo_epochs: int = 4  # passes over each batch
     num_mini_batches: int = 4  # optimiser steps a pass
     lr: float = 3e-4  # Adam's step size, of policy and critic
-    lr_schedule: str = "constant"  # or "linear": falls to 0 at the last update
+    lr_schedule: str = "constant"  # or "linear": falls by the same amount every update, to
+    lr_end: float = 0.0  # this share of lr after the last one
     max_grad_norm: float = 1.0  # gradients are scaled down to this norm
     kl_coef: float = 0.05  # β, weight of KL(policy ‖ reference)
     kl_placement: str = "reward"  # the penalty is in the "reward" or in the "loss"
@@ -90,7 +91,8 @@ class RLHFConfig:
         check_range(
             self, seed=(0, 2**31 - 1), updates=(1, 10**6), batch_size=(2, 10**6),
             num_ppo_epochs=(1, 1000), num_mini_batches=(1, self.batch_size), lr=(0, 1),
-            lr_schedule=("constant", "linear"), max_grad_norm=(0, 1e6), kl_coef=(0, 1e6),
+            lr_schedule=("constant", "linear"), lr_end=(0, 1),
+            max_grad_norm=(0, 1e6), kl_coef=(0, 1e6),
             kl_placement=("reward", "loss"), kl_estimator=("k1", "k2", "k3"), kl_target=(0, 1e6),
             kl_horizon=(1, 1e9), whiten_advantages=(False, True), whiten_rewards=(False, True),
             target_kl=(0, 1e6), cliprange=(0, 1e6), cliprange_value=(0, 1e6),
@@ -228,7 +230,8 @@ def train_rlhf(
                               kl_ref, old_values, rewards, raw, advantages, returns)
 
         # 5. A few passes over the batch, one optimiser step a minibatch.
-        left = 1 - state.update / config.updates if config.lr_schedule == "linear" else 1
+        gone = (1 - config.lr_end) * state.update / config.updates
+        left = 1 - gone if config.lr_schedule == "linear" else 1
         optimizer.param_groups[0]["lr"] = config.lr * left
         passes: list[dict[str, Tensor]] = []
         for _ in range(config.num_ppo_epochs):
