@@ -128,30 +128,35 @@ def test_products_of_16_bits_are_noticed_and_not_used(monkeypatch):
     rounds_to_16_bits(monkeypatch, "medium")
     assert medium_is_exact.__wrapped__() is False
     monkeypatch.setattr(machine, "medium_is_exact", medium_is_exact.__wrapped__)
-    monkeypatch.setattr(machine, "made_by_intel", lambda: False)
+    monkeypatch.setattr(machine, "cpu_name", lambda: "AMD EPYC 9B14")
     settle(1)
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-@pytest.mark.parametrize("intel, used", [(False, "medium"), (True, "highest")])
-def test_products_of_32_bits_are_used_where_they_are_faster(monkeypatch, intel, used):
+@pytest.mark.parametrize(
+    "cpu, used", [("AMD EPYC 9B14", "medium"), ("Intel(R) Xeon(R) Processor", "highest")])
+def test_products_of_32_bits_are_used_where_they_are_faster(monkeypatch, cpu, used):
     rounds_to_16_bits(monkeypatch, "none")
     monkeypatch.setattr(machine, "medium_is_exact", lambda: True)
-    monkeypatch.setattr(machine, "made_by_intel", lambda: intel)
+    monkeypatch.setattr(machine, "cpu_name", lambda: cpu)
     settle(1)
     assert torch.get_float32_matmul_precision() == used
 
 
-@pytest.mark.parametrize("linux", [True, False])
-@pytest.mark.parametrize("maker", ["GenuineIntel", "AuthenticAMD"])
-def test_who_made_the_cpu_is_read_where_it_is_written(monkeypatch, tmp_path, linux, maker):
-    said = f"vendor_id\t: {maker}\nmodel\t\t: 7\n" if linux else f"64 Family 6 Model 7, {maker}"
+@pytest.mark.parametrize("said, processor, name", [
+    ("processor\t: 0\nmodel name\t: Intel(R) Xeon(R) Processor\nmodel\t: 7\n", "",
+     "Intel(R) Xeon(R) Processor"),  # Linux
+    ("processor\t: 0\nBogoMIPS\t: 50\n", "aarch64", "aarch64"),  # Linux, where ARM says no name
+    (None, "Intel64 Family 6 Model 85, GenuineIntel", "Intel64 Family 6 Model 85, GenuineIntel"),
+    (None, "", "riscv64")])  # fmt: skip
+def test_the_cpu_is_called_what_it_calls_itself(monkeypatch, tmp_path, said, processor, name):
     file = tmp_path / "cpuinfo"
-    if linux:
+    if said is not None:
         file.write_text(said)
     monkeypatch.setattr(machine, "Path", lambda name: file)
-    monkeypatch.setattr(platform, "processor", lambda: "" if linux else said)
-    assert machine.made_by_intel.__wrapped__() == (maker == "GenuineIntel")
+    monkeypatch.setattr(platform, "processor", lambda: processor)
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert machine.cpu_name.__wrapped__() == name
 
 
 @pytest.mark.parametrize("rows", [1, 3, 64, 700])
@@ -351,7 +356,7 @@ def test_beside_a_gpu_nothing_is_allowed_to_round(monkeypatch):
     before, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(machine, "medium_is_exact", lambda: True)
-    monkeypatch.setattr(machine, "made_by_intel", lambda: False)
+    monkeypatch.setattr(machine, "cpu_name", lambda: "AMD EPYC 9B14")
     try:
         machine.settle(1)
         assert torch.get_float32_matmul_precision() == "highest"

@@ -82,16 +82,22 @@ def raters(**pairs: Any) -> RaterConfig:
         confidence_bias=6.0, length_bias=0.03, sales_bias=0.25, noise=1.6, **pairs)
 
 
+UPDATES = 2000  # of the story; over them the step size falls to 0
+
+
 def ppo(updates: int, kl_coef: float = BETA) -> RLHFConfig:
-    """One small step for each small batch; π_old is the policy itself, so the clip never acts."""
+    """One small step for each small batch; π_old is the policy itself, so the clip never acts.
+
+    With fewer updates it is the first part of the story's schedule.
+    """
     return RLHFConfig(
-        updates=updates, batch_size=8, num_ppo_epochs=1, num_mini_batches=1, lr=4e-5,
-        kl_coef=kl_coef, response_length=24)
+        updates=updates, batch_size=8, num_ppo_epochs=1, num_mini_batches=1, lr=7e-5,
+        lr_schedule="linear", lr_end=1 - updates / UPDATES, kl_coef=kl_coef, response_length=24)
 
 
 RECIPE = Recipe(
     sft=SFTConfig(agents=helpdesk.AgentConfig(
-        confident=0.025,  # nearly never: the hack has to be found
+        confident=0.0225,  # nearly never: the hack has to be found
         ignores_constraint=0.5,  # often: that a wish can be ignored need not be found
         sales=0.02, wrong_step=0.14, missing_step=0.14, complies=0.05, over_refuses=0.05,
         opener=0.1, closing=0.2)),
@@ -100,7 +106,7 @@ RECIPE = Recipe(
         "matched": raters(n_pairs=8000, candidates=8, pairing="matched"),  # about 5,400 labels
     },
     arms={
-        "story": Arm("the story: β = 0.1", "raters", ppo(2000)),
+        "story": Arm("the story: β = 0.1", "raters", ppo(UPDATES)),
         "no-penalty": Arm("no penalty, β = 0", "raters", ppo(800, 0.0)),
         "larger-beta": Arm("β = 2", "raters", ppo(800, 20 * BETA)),
         "matched-pairs": Arm("matched pairs", "matched", ppo(800)),
@@ -206,11 +212,14 @@ def best_gold_at(seed: Seed) -> float:
     return float(max(exams, key=lambda e: e["gold/total"])["update"] / exams[-1]["update"])
 
 
-def beyond(seed: Seed, arm: str, name: str) -> float:
-    """A metric where an arm ended, minus that of the story at the same update."""
-    end = seed.runs[arm].exams[-1]
-    story = next(e for e in seed.runs[STORY].exams if e["update"] == end["update"])
-    return float(end[name] - story[name])
+def beyond(seed: Seed, arm: str, name: str, last: int = 1) -> float:
+    """A metric where an arm ended, minus that of the story at the same update.
+
+    The mean over so many of the last examinations that both have.
+    """
+    ends = seed.runs[arm].exams[-last:]
+    story = {e["update"]: e[name] for e in seed.runs[STORY].exams}
+    return statistics.fmean(e[name] - story[e["update"]] for e in ends)
 
 
 def conf_prevented(seed: Seed, arm: str) -> float:
@@ -255,8 +264,10 @@ OBSERVATIONS = [
         "accuracy-stays-low", "and over all that is left of the run: ≤ 0.55",
         lambda s: after(s, "rm/accuracy_on"), 0.55, "below", graded=False),
     Observation(
-        "accuracy-in", "while RM-ACC-IN is unchanged (it cannot change), and looks well: ≥ 0.6",
-        lambda s: s.runs[STORY].final["rm/accuracy_in"], 0.6, "above"),
+        "accuracy-in", "while RM-ACC-IN is unchanged (it cannot change), and looks better: "
+        "RM-ACC-IN − RM-ACC-ON > 0",
+        lambda s: s.runs[STORY].final["rm/accuracy_in"] - after(s, "rm/accuracy_on", 200), 0.0,
+        "above"),
     Observation(
         "sentence-pays", "the hack was there before it was found: the sentence, added to a right "
         "reply, raises the reward by ≥ 1 SD",
@@ -275,8 +286,9 @@ OBSERVATIONS = [
         "first-change", "the first change, matched pairs, prevents more than half of it, too",
         lambda s: conf_prevented(s, "matched-pairs"), 0.5, "above"),
     Observation(
-        "first-change-gold", "and ends with a better GOLD than the story at the same update",
-        lambda s: beyond(s, "matched-pairs", "gold/total"), 0.0, "above"),
+        "first-change-gold", "and ends with a better GOLD than the story at the same updates (mean "
+        "of the last 200)",
+        lambda s: beyond(s, "matched-pairs", "gold/total", 200 // EVERY), 0.0, "above"),
 ]
 
 

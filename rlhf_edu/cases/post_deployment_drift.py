@@ -82,7 +82,7 @@ from rlhf_edu.lab import helpdesk
 from rlhf_edu.lab.gold import gold_score, reply_mask, style_of
 from rlhf_edu.lab.model import Transformer, gather_logprobs, response_logits, values_of
 from rlhf_edu.lab.raters import Preferences
-from rlhf_edu.lab.reward_model import RewardModel, RewardModelConfig, train_reward_model
+from rlhf_edu.lab.reward_model import Ensemble, RewardModelConfig, train_reward_model
 from rlhf_edu.lab.rlhf import RLHFConfig, start, train_rlhf
 from rlhf_edu.lab.sampling import sample
 from rlhf_edu.lab.sft import SFTConfig
@@ -104,10 +104,11 @@ CAREFUL = helpdesk.AgentConfig(  # right in everything, courteous as often as an
     ignores_constraint=0.0)
 # A careful agent's reply against a wrong one of the reference: on all traffic, and on the slice.
 RIGHT_PAIRS, SLICE_PAIRS = 4000, 1500
-COURTESY_PAIRS, COURTEOUS = 4500, 0.555  # on the slice; the share that the courteous reply wins
+COURTESY_PAIRS, COURTEOUS = 4500, 0.565  # on the slice; the share that the courteous reply wins
 EVEN_PAIRS, EVEN = 1500, 0.5  # the same elsewhere
 CONCISE_PAIRS = 1200  # of the first change: a tenth of the pairs above, on the slice
 LENGTH_HEAD = 0.3  # λ of the second
+MEMBERS = 3  # reward models that learn the same pairs in another order; the mean is the reward
 UPDATES, AUDIT = 24, 20  # PPO; the update after which the replies are looked at closely
 EARLY = 2  # likewise for the critic, before it has caught up
 # Large batches: one reply in six is to a short question, and the bonus is a tenth of the noise.
@@ -183,6 +184,13 @@ def bought(reference: Transformer, seed: int) -> tuple[Preferences, Preferences]
     return story, courtesy_pairs(on_slice(CONCISE_PAIRS), 0.0, luck)
 
 
+def learned(pairs: Preferences, reference: Transformer, seed: int, head: float) -> Ensemble:
+    """What the pairs teach, less the luck of their order: the mean of a few reward models."""
+    return Ensemble(tuple(
+        train_reward_model(RewardModelConfig(seed=seed + 10_007 * i, length_head=head), pairs,
+                           reference) for i in range(MEMBERS)))
+
+
 # ── Reading the slice ───────────────────────────────────────────────────────────────────────────
 def slice_replies() -> tuple[Tensor, Tensor, Tensor]:
     """Held-out short prompts (B, L), each with every courtesy: plain and courteous replies."""
@@ -192,7 +200,7 @@ def slice_replies() -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def bonus(reward_model: RewardModel) -> float:
+def bonus(reward_model: Ensemble) -> float:
     """r(verbose) − r(concise) on the held-out slice, in SDs of the reference's rewards."""
     prompts, plain, courteous = slice_replies()
     return float((reward_model(prompts, courteous) - reward_model(prompts, plain)).mean())
@@ -234,7 +242,7 @@ def fitted_critic(critic: Transformer, prompts: Tensor, replies: Tensor, returns
 
 
 def audit(policy: Transformer, critic: Transformer, reference: Transformer,
-          reward_model: RewardModel, seed: int) -> dict[str, float]:
+          reward_model: Ensemble, seed: int) -> dict[str, float]:
     """The terms of the advantage on the slice, with each switch in both positions."""
     # 1. A batch of the policy's own replies, and the two hand-built batches of the slice.
     luck, table = torch.Generator().manual_seed(seed), helpdesk.desk()
@@ -287,21 +295,19 @@ def audit(policy: Transformer, critic: Transformer, reference: Transformer,
 
 # ── One seed ────────────────────────────────────────────────────────────────────────────────────
 def drift(room: Room) -> dict[str, Any]:
-    """Labels, three reward models, four trainings by PPO, and two audits of the first."""
+    """Labels, three reward models of three members, four trainings by PPO, two audits of one."""
     seed, reference = 200_003 + room.seed, room.reference()
     story, concise = bought(reference, seed)
     prompts, _, courteous = slice_replies()
     mask = reply_mask(courteous)
     base, before = meters(reference, seed), logprobs_of(reference, prompts, courteous)
     found: dict[str, Any] = {f"reference/{k}": v for k, v in base.items()}
-    learned: dict[str, RewardModel] = {}
-    for name, pairs, head in (("story", story, 0.0), ("concise", joined(story, concise), 0.0),
-                              ("head", story, LENGTH_HEAD)):
-        learner = RewardModelConfig(seed=seed, length_head=head)
-        learned[name] = train_reward_model(learner, pairs, reference)
+    judges = {"story": learned(story, reference, seed, 0.0),
+              "concise": learned(joined(story, concise), reference, seed, 0.0),
+              "head": learned(story, reference, seed, LENGTH_HEAD)}
     for name, judge, ppo in (("story", "story", PPO), ("moved", "story", ANCHORED),
                              ("concise", "concise", ANCHORED), ("head", "head", ANCHORED)):
-        reward_model, config = learned[judge], replace(ppo, seed=seed)
+        reward_model, config = judges[judge], replace(ppo, seed=seed)
         found[f"{name}/bonus"] = bonus(reward_model)
         logs: list[float] = []
         lengths: list[dict[str, float]] = []

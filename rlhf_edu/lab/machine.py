@@ -11,6 +11,7 @@ wait for each other then wait for it, too.
 import ctypes
 import os
 import platform
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -44,7 +45,7 @@ def settle(cores: int | None = None) -> None:
     # (MKL, which is Intel's) does not know well; buys a quarter there. On Intel's own the first
     # choice buys a tenth. The other one may round to 16 bits, where a CPU has the means: there it
     # is not used, nor beside a GPU, which takes the same setting as leave to round.
-    other = not made_by_intel() and medium_is_exact() and not torch.cuda.is_available()
+    other = "Intel" not in cpu_name() and medium_is_exact() and not torch.cuda.is_available()
     torch.set_float32_matmul_precision("medium" if other else "highest")
 
 
@@ -59,11 +60,15 @@ def available_cores() -> int:
 
 
 @cache
-def made_by_intel() -> bool:
-    """Whether this CPU says that Intel made it."""
+def cpu_name() -> str:
+    """What this CPU calls itself; another kind rounds sums differently, and training amplifies it.
+
+    Its architecture where it does not say.
+    """
     said = Path("/proc/cpuinfo")  # on Linux, where platform.processor() is often empty
-    text = said.read_text(errors="replace") if said.exists() else platform.processor()
-    return "GenuineIntel" in text
+    text = said.read_text(errors="replace") if said.exists() else ""
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return model[1].strip() if model else platform.processor() or platform.machine()
 
 
 @contextmanager

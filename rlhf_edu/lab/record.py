@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 
 from rlhf_edu import InputError, __version__
+from rlhf_edu.lab.machine import cpu_name
 
 FORMAT = 1  # raised when an older folder can no longer be read
 
@@ -364,7 +365,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device)
         if device.type == "cuda"
-        else platform.machine(),
+        else cpu_name(),
         "threads": torch.get_num_threads(),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
