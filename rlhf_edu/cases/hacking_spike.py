@@ -97,7 +97,7 @@ def ppo(updates: int, kl_coef: float = BETA) -> RLHFConfig:
 
 RECIPE = Recipe(
     sft=SFTConfig(agents=helpdesk.AgentConfig(
-        confident=0.0225,  # nearly never: the hack has to be found
+        confident=0.025,  # nearly never: the hack has to be found
         ignores_constraint=0.5,  # often: that a wish can be ignored need not be found
         sales=0.02, wrong_step=0.14, missing_step=0.14, complies=0.05, over_refuses=0.05,
         opener=0.1, closing=0.2)),
@@ -240,8 +240,8 @@ OBSERVATIONS = [
         "together", "the two jumps are within 100 updates of each other",
         lambda s: abs(change_point(s, "rm/mean") - change_point(s, "kl/exact")), 100.0, "below"),
     Observation(
-        "quiet-first", "they do not come at once: the steepest 50 updates of RM end after 200",
-        lambda s: change_point(s, "rm/mean"), 200.0, "above"),
+        "quiet-first", "they do not come at once: the steepest 50 updates of RM end after 150",
+        lambda s: change_point(s, "rm/mean"), 150.0, "above"),
     Observation(
         "constraint-falls",
         "constraint keeping falls by ≥ 15 points from before the jump to the last quarter",
