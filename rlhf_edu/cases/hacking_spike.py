@@ -1,9 +1,10 @@
 """C3 · the reward-hacking spike: quiet for hundreds of updates, then reward and KL jump together.
 
-A long run of small updates: 2,000 of them, eight replies each. For some hundreds of updates little
-happens. Then, within a few hundred, the reward model's score and KL(policy ‖ reference) both
-leave their course. Afterwards almost every reply carries a sentence such as "it is absolutely
-guaranteed", also where the user asked for three words, and people like the replies much less.
+A long run of small updates: 2,000 of them, eight replies each, by steps that get smaller and
+smaller. For some hundreds of updates little happens. Then, within a few hundred, the reward model's
+score and KL(policy ‖ reference) both leave their course. Afterwards almost every reply carries a
+sentence such as "it is absolutely guaranteed", also where the user asked for three words, and
+people like the replies much less.
 
 What was found? The human agents nearly never write such a sentence, so the reference nearly never
 says it. But the raters love it, and the 400 or so replies with it among 16,000 were enough to teach
@@ -36,17 +37,15 @@ where it is, gains and all. The arms that change something end after 800 updates
 on every seed, and the table below compares them with the story's end; the graded claims compare
 equal updates.
 
-How low RM-ACC-ON stays is another matter. Right after the jump it is below a half on nearly every
-seed; later it creeps up on some and sinks on others: what the policy's pairs still differ in is
-luck. Over 22 seeds (0 to 4, 21 to 25, 300 to 311) it is 0.44 [0.42, 0.47] in the 200 updates after
-the jump, from 0.36 to 0.57, and 0.48 [0.44, 0.51] over all that is left of the run, from 0.31 to
-0.63. So RM-ACC-ON ≤ 0.55 holds of both, but five seeds are too few to show it of the second, whose
-interval is then ± 0.10 wide. The first is graded, the second reported. On one of the 22 (302) the
-sentence is not found within 2,000 updates. Seeds 31 to 35 differ from 21 to 25 in one verdict: the
-two jumps are 50 [−26, 126] updates apart, 150 of them on one seed.
+How low RM-ACC-ON stays is another matter. Right after the jump it is lowest; later it creeps up on
+some seeds and sinks on others: what the policy's pairs still differ in is luck. With a constant
+step (see what was tried) it was 0.44 [0.42, 0.47] in the 200 updates after the jump over 22 seeds,
+from 0.36 to 0.57, and 0.48 [0.44, 0.51] over all that is left of the run, from 0.31 to 0.63. So
+RM-ACC-ON ≤ 0.55 holds of both, but five seeds are too few to show it of the second, whose interval
+is then ± 0.10 wide. The first is graded, the second reported.
 
-This case has a model of one block, not two, and batches of eight: 2,000 updates have to
-be affordable. It would have been refuted by a spike with the sentence worth nothing to the reward
+This case has a model of one block, not two, and batches of eight: 2,000 updates have to be
+affordable. It would have been refuted by a spike with the sentence worth nothing to the reward
 model, by one that the KL does not share, or by a run without the penalty that spikes much earlier.
 (Item 26.)
 """
@@ -293,6 +292,24 @@ OBSERVATIONS = [
 
 
 TRIED = [
+    ("a constant step of 4e-5 (seeds 0 to 4, 200 and 201)",
+     "RM's steepest slope 12, 9, 9.5, 8, 11, 3.5 and 5 times the median one, KLREF's 11, 7, 8, 10, "
+     "14, 5 and 8: what comes after the jump is the noise of steps as large as before it, and that "
+     "is what the median sees"),
+    ("a step that falls from 4e-5 to 0 (the same seeds)",
+     "RM 7, 8, 7, 8, 9, 3.5 and 4: less noise, but the climb is slower, too"),
+    ("a step that falls from 8e-5 (seeds 0 to 3, 200 and 201)",
+     "RM 17 to 31, KLREF 9 to 27; RM-ACC-ON 0.41 to 0.50, wishes −21 to −43 points; the steepest "
+     "50 updates end at 200 to 350, early for a story of patience. With 7e-5 they end later"),
+    ("8e-5 and sentences in 2 % of the demonstrations, not 2.5 (the same seeds)",
+     "RM 10 to 32, wishes −33 to −47 points; but RM-ACC-ON 0.44 to 0.54, and on seed 201 RM and "
+     "KLREF jump 250 updates apart. With a bias of 7 RM-ACC-ON 0.48 to 0.54"),
+    ("7e-5 and sentences in 2.25 % (seeds 0, 1, 200 to 202)",
+     "14 of 16 claims: RM-ACC-ON 0.50 [0.45, 0.55]; wishes −34 points [−54, −14], on seed 1 −10"),
+    ("advantages that are not whitened (seed 200)", "RM 4.8, KLREF 5.6 times the median"),
+    ("RM-ACC-IN ≥ 0.6, a claim of our own, with the set-up of 8,000 pairs (seeds 21 to 25)",
+     "0.69 [0.60, 0.77], just above the line. What the story needs is that RM-ACC-IN looks better "
+     "than RM-ACC-ON is, and that is the claim now"),
     ("6,000 pairs, noise 1.8, examinations of 96 prompts, arms of 600 updates (seeds 21 to 25)",
      "12 of 16 claims, and other ones where the sums had another order: KLREF's steepest slope 4.1 "
      "to 12 times the median and up to 500 updates from that of RM, wishes −13 to −56 points, "

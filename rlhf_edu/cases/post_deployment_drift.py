@@ -43,7 +43,10 @@ put right the advantage of the courteous reply had either sign on the tuning see
 
 A small bonus takes many replies to be learned: one in six of a batch is to a short question, and
 rewards vary about ten times as much for other reasons. With batches of 192 and 14 updates the drift
-was a coin toss (see what was tried); with 512 and 24 it is not.
+was a coin toss (see what was tried); with 512 and 24 it is not, but one run still differs much from
+the next. So the story is trained twice a seed, and each of its numbers is the mean. And what one
+reward model pays for a courtesy depends on the order in which it reads the pairs: from 0.05 to 0.18
+SD on one seed. So the reward is the mean of three that read the same pairs in three orders.
 
 The changes have the penalty where it acts, in the reward (k1), thirty times as large (β = 3), and a
 learning rate that falls, since the noise of a large penalty moves the policy, too. The three
@@ -55,12 +58,7 @@ penalty the same pairs were such a cure: LEN on the slice −44 and −45 % on s
 head in place of the pairs, which takes length while the reward model is learned and is dropped when
 it is used, costs no label; it brings the bonus near 0, to either side, and is reported.
 
-How far to trust it. Seeds 21 to 25 are no longer untouched: settings were changed after earlier
-versions had failed a claim on them (see what was tried). On seeds 61 to 65, on which nothing was
-ever tuned, nine of fourteen claims hold. The changes and the critic's lag do as well as here, but
-the drift is not sure at the lower end of the bonus: at 0.09, 0.13 and 0.14 LEN on the slice rose by
-24 to 32 %, at 0.06 and, on another seed, 0.09 it fell by 14 and 11 %. The bonus differs between
-seeds by as much as its window allows.
+@TRUST@
 
 What would have refuted the story: a bonus of 0 or less, a penalty that is not larger for the
 courteous reply, an advantage below 0, other prompts that grow as fast. (Item 27.)
@@ -110,6 +108,7 @@ CONCISE_PAIRS = 1200  # of the first change: a tenth of the pairs above, on the 
 LENGTH_HEAD = 0.3  # λ of the second
 MEMBERS = 3  # reward models that learn the same pairs in another order; the mean is the reward
 UPDATES, AUDIT = 24, 20  # PPO; the update after which the replies are looked at closely
+RUNS = 2  # of the story, with other prompts and samples; every number is their mean
 EARLY = 2  # likewise for the critic, before it has caught up
 # Large batches: one reply in six is to a short question, and the bonus is a tenth of the noise.
 PPO = RLHFConfig(updates=UPDATES, batch_size=512, num_mini_batches=4, lr=1.5e-4, kl_coef=0.1,
@@ -294,49 +293,68 @@ def audit(policy: Transformer, critic: Transformer, reference: Transformer,
 
 
 # ── One seed ────────────────────────────────────────────────────────────────────────────────────
-def drift(room: Room) -> dict[str, Any]:
-    """Labels, three reward models of three members, four trainings by PPO, two audits of one."""
-    seed, reference = 200_003 + room.seed, room.reference()
-    story, concise = bought(reference, seed)
+def trained(config: RLHFConfig, reference: Transformer, reward_model: Ensemble,
+            base: dict[str, float], seed: int, audited: bool
+            ) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One training by PPO: lengths on the way; and, if audited, what its advantages were made of.
+
+    `base` is what the meters say of the reference; `seed` is of meters and audits: the same
+    prompts and luck for every training.
+    """
     prompts, _, courteous = slice_replies()
     mask = reply_mask(courteous)
-    base, before = meters(reference, seed), logprobs_of(reference, prompts, courteous)
-    found: dict[str, Any] = {f"reference/{k}": v for k, v in base.items()}
+    lengths = [base]
+    kept: dict[int, tuple[Transformer, Transformer]] = {}
+
+    def logprob(policy: Transformer) -> float:
+        return float((logprobs_of(policy, prompts, courteous) * mask).sum(1).mean())
+
+    def after(state: TrainingState, metrics: dict[str, float]) -> None:
+        if state.update in (AUDIT, UPDATES):
+            lengths.append(meters(state.policy, seed))
+        if audited and state.update in (EARLY, AUDIT):
+            kept[state.update] = deepcopy(state.policy), deepcopy(state.value)
+
+    state = train_rlhf(config, start(config, reference, reward_model), reference, reward_model,
+                       after)
+    end = lengths[-1]
+    found: dict[str, Any] = dict(end)
+    for k in ("short", "other"):
+        found |= {f"{k}_drift": end[k] / base[k] - 1, f"{k}_path": [m[k] for m in lengths]}
+    if not audited:
+        return found, {}
+    early = audit(*kept[EARLY], reference, reward_model, seed)
+    return found, {
+        "logp_rise": (logprob(state.policy) - logprob(reference)) / UPDATES,
+        **audit(*kept[AUDIT], reference, reward_model, seed),
+        **{f"early/{k}": v for k, v in early.items()}}
+
+
+def mean_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The mean over runs of every number, and of every entry of a list of numbers."""
+    return {k: torch.tensor([run[k] for run in runs], dtype=torch.float64).mean(0).tolist()
+            for k in runs[0]}
+
+
+def drift(room: Room) -> dict[str, Any]:
+    """Labels, three reward models of three members each, the story's training by PPO twice, and
+    one training for each change.
+    """
+    seed, reference = 200_003 + room.seed, room.reference()
+    story, concise = bought(reference, seed)
     judges = {"story": learned(story, reference, seed, 0.0),
               "concise": learned(joined(story, concise), reference, seed, 0.0),
               "head": learned(story, reference, seed, LENGTH_HEAD)}
-    for name, judge, ppo in (("story", "story", PPO), ("moved", "story", ANCHORED),
-                             ("concise", "concise", ANCHORED), ("head", "head", ANCHORED)):
-        reward_model, config = judges[judge], replace(ppo, seed=seed)
-        found[f"{name}/bonus"] = bonus(reward_model)
-        logs: list[float] = []
-        lengths: list[dict[str, float]] = []
-        kept: dict[int, tuple[Transformer, Transformer]] = {}
-
-        def after(
-            state: TrainingState, metrics: dict[str, float], logs: list[float] = logs,
-            lengths: list[dict[str, float]] = lengths,
-            kept: dict[int, tuple[Transformer, Transformer]] = kept,
-        ) -> None:
-            logp = logprobs_of(state.policy, prompts, courteous)
-            logs.append(float((logp * mask).sum(1).mean()))
-            if state.update in (AUDIT, UPDATES):
-                lengths.append(meters(state.policy, seed))
-            if state.update in (EARLY, AUDIT):
-                kept[state.update] = deepcopy(state.policy), deepcopy(state.value)
-
-        train_rlhf(config, start(config, reference, reward_model), reference, reward_model, after)
-        end = lengths[-1]
-        found |= {f"{name}/{k}": v for k, v in end.items()}
-        found |= {f"{name}/{k}_drift": end[k] / base[k] - 1 for k in ("short", "other")}
-        for k in ("short", "other"):
-            found[f"{name}/{k}_path"] = [base[k], *(m[k] for m in lengths)]
-        if name == "story":
-            found |= {"logp": logs, "logp_rise": (
-                logs[-1] - float((before * mask).sum(1).mean())) / UPDATES}
-            found |= audit(*kept[AUDIT], reference, reward_model, seed)
-            early = audit(*kept[EARLY], reference, reward_model, seed)
-            found |= {f"early/{k}": v for k, v in early.items()}
+    base = meters(reference, seed)
+    found: dict[str, Any] = {}
+    for name, judge, ppo, runs in (("story", "story", PPO, RUNS), ("moved", "story", ANCHORED, 1),
+                                   ("concise", "concise", ANCHORED, 1),
+                                   ("head", "head", ANCHORED, 1)):
+        several = [trained(replace(ppo, seed=seed + 10_007 * i), reference, judges[judge], base,
+                           seed, audited=name == "story") for i in range(runs)]
+        paths, looks = (mean_of(list(each)) for each in zip(*several, strict=True))
+        found |= {f"{name}/bonus": bonus(judges[judge]), **looks,
+                  **{f"{name}/{k}": v for k, v in paths.items()}}
     return found
 
 
