@@ -78,7 +78,7 @@ BETA = 0.1
 def raters(**pairs: Any) -> RaterConfig:
     """Raters who love confidence, do not mind length or sales talk, and choose with some noise."""
     return RaterConfig(
-        confidence_bias=6.0, length_bias=0.03, sales_bias=0.25, noise=1.6, **pairs)
+        confidence_bias=6.0, length_bias=0.03, sales_bias=0.25, noise=1.2, **pairs)
 
 
 UPDATES = 2000  # of the story; over them the step size falls to 0
@@ -306,6 +306,11 @@ TRIED = [
      "KLREF jump 250 updates apart. With a bias of 7 RM-ACC-ON 0.48 to 0.54"),
     ("7e-5 and sentences in 2.25 % (seeds 0, 1, 200 to 202)",
      "14 of 16 claims: RM-ACC-ON 0.50 [0.45, 0.55]; wishes −34 points [−54, −14], on seed 1 −10"),
+    ("7e-5, sentences in 2.5 %, raters' noise 1.6 (seeds 21 to 25)",
+     "15 of 16 claims: wishes −28 points [−48, −9], on one seed −6. There the reward model had not "
+     "learned that a wish counts: 0.55 of them were kept at first and 0.62 at best, where it is "
+     "0.9 on others, and what was never kept cannot be lost. With noise 1.2 −34, −34 and −36 on "
+     "seeds 0, 1 and 203"),
     ("advantages that are not whitened (seed 200)", "RM 4.8, KLREF 5.6 times the median"),
     ("RM-ACC-IN ≥ 0.6, a claim of our own, with the set-up of 8,000 pairs (seeds 21 to 25)",
      "0.69 [0.60, 0.77], just above the line. What the story needs is that RM-ACC-IN looks better "

@@ -43,10 +43,9 @@ put right the advantage of the courteous reply had either sign on the tuning see
 
 A small bonus takes many replies to be learned: one in six of a batch is to a short question, and
 rewards vary about ten times as much for other reasons. With batches of 192 and 14 updates the drift
-was a coin toss (see what was tried); with 512 and 24 it is not, but one run still differs much from
-the next. So the story is trained twice a seed, and each of its numbers is the mean. And what one
-reward model pays for a courtesy depends on the order in which it reads the pairs: from 0.05 to 0.18
-SD on one seed. So the reward is the mean of three that read the same pairs in three orders.
+was a coin toss (see what was tried); with 512 and 24 it mostly is not. And what one reward model
+pays for a courtesy depends on the order in which it reads the pairs: from 0.05 to 0.18 SD on one
+seed. So the reward is the mean of three that read the same pairs in three orders.
 
 The changes have the penalty where it acts, in the reward (k1), thirty times as large (β = 3), and a
 learning rate that falls, since the noise of a large penalty moves the policy, too. The three
@@ -58,7 +57,13 @@ penalty the same pairs were such a cure: LEN on the slice −44 and −45 % on s
 head in place of the pairs, which takes length while the reward model is learned and is dropped when
 it is used, costs no label; it brings the bonus near 0, to either side, and is reported.
 
-@TRUST@
+How far to trust it. Settings were decided on seeds 0 to 4, and earlier ones were changed after they
+had failed a claim on seeds 21 to 25 (see what was tried). With three reward models the bonus is
+0.10 to 0.15 on seeds 0 to 4 and 200, where one alone gave 0.06 to 0.20. The drift is the weak
+point: LEN on the slice rose by 19 to 53 % on seeds 0 to 4 and fell by 1 % on seed 200, where a
+second training fell by 20 %, so that is no luck of PPO's. What a courtesy is worth on ordinary
+prompts is 0 by the labels and within ± 0.04 SD of it by the reward model, and five of six replies
+are to such prompts: how a policy ends a reply is nearly one habit for all.
 
 What would have refuted the story: a bonus of 0 or less, a penalty that is not larger for the
 courteous reply, an advantage below 0, other prompts that grow as fast. (Item 27.)
@@ -108,7 +113,6 @@ CONCISE_PAIRS = 1200  # of the first change: a tenth of the pairs above, on the 
 LENGTH_HEAD = 0.3  # λ of the second
 MEMBERS = 3  # reward models that learn the same pairs in another order; the mean is the reward
 UPDATES, AUDIT = 24, 20  # PPO; the update after which the replies are looked at closely
-RUNS = 2  # of the story, with other prompts and samples; every number is their mean
 EARLY = 2  # likewise for the critic, before it has caught up
 # Large batches: one reply in six is to a short question, and the bonus is a tenth of the noise.
 PPO = RLHFConfig(updates=UPDATES, batch_size=512, num_mini_batches=4, lr=1.5e-4, kl_coef=0.1,
@@ -330,16 +334,8 @@ def trained(config: RLHFConfig, reference: Transformer, reward_model: Ensemble,
         **{f"early/{k}": v for k, v in early.items()}}
 
 
-def mean_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The mean over runs of every number, and of every entry of a list of numbers."""
-    return {k: torch.tensor([run[k] for run in runs], dtype=torch.float64).mean(0).tolist()
-            for k in runs[0]}
-
-
 def drift(room: Room) -> dict[str, Any]:
-    """Labels, three reward models of three members each, the story's training by PPO twice, and
-    one training for each change.
-    """
+    """Labels, three reward models of three members each, four trainings by PPO."""
     seed, reference = 200_003 + room.seed, room.reference()
     story, concise = bought(reference, seed)
     judges = {"story": learned(story, reference, seed, 0.0),
@@ -347,12 +343,10 @@ def drift(room: Room) -> dict[str, Any]:
               "head": learned(story, reference, seed, LENGTH_HEAD)}
     base = meters(reference, seed)
     found: dict[str, Any] = {}
-    for name, judge, ppo, runs in (("story", "story", PPO, RUNS), ("moved", "story", ANCHORED, 1),
-                                   ("concise", "concise", ANCHORED, 1),
-                                   ("head", "head", ANCHORED, 1)):
-        several = [trained(replace(ppo, seed=seed + 10_007 * i), reference, judges[judge], base,
-                           seed, audited=name == "story") for i in range(runs)]
-        paths, looks = (mean_of(list(each)) for each in zip(*several, strict=True))
+    for name, judge, ppo in (("story", "story", PPO), ("moved", "story", ANCHORED),
+                             ("concise", "concise", ANCHORED), ("head", "head", ANCHORED)):
+        paths, looks = trained(replace(ppo, seed=seed), reference, judges[judge], base, seed,
+                               audited=name == "story")
         found |= {f"{name}/bonus": bonus(judges[judge]), **looks,
                   **{f"{name}/{k}": v for k, v in paths.items()}}
     return found
@@ -471,6 +465,18 @@ PICTURES = [
 ]
 
 TRIED = [
+    ("one reward model, the courteous reply wins 55.5 % (seeds 21 to 25)",
+     "bonus 0.13 [0.07, 0.20], 0.06 to 0.20; 14 of 14 claims held on one kind of CPU. On seeds 61 "
+     "to 65 nine did: LEN on the slice rose by 24 to 32 % where the bonus was 0.09, 0.13 and 0.14, "
+     "and fell by 14 and 11 % where it was 0.06 and 0.09. Four that read the same pairs in other "
+     "orders: 0.09 to 0.17, 0.06 to 0.10 and 0.06 to 0.21 on seeds 0, 1 and 2"),
+    ("40 updates with three reward models (seeds 0, 1 and 2)",
+     "LEN on the slice +38, +24 and +48 %, but on other prompts +17, −5 and +56 %"),
+    ("every pair on ordinary prompts twice, once with each winner (seeds 0, 1, 3, 4, 200)",
+     "what a courtesy is worth there still differs by 0.04 SD between two reward models: it is not "
+     "the labels' luck"),
+    ("twice as many pairs on ordinary prompts; a step size of 5e-4 (seed 0)",
+     "there −0.06, −0.06 and 0.10; and bonus 0.07, 0.21 and 0.24: no less spread"),
     ("β = 1 and a constant learning rate for the changes, the critic audited after update 4 (seeds "
      "21 to 25)",
      "12 of 14 claims: with concise-preferred pairs LEN on the slice was 17 % off (−10 to −23 %), "
