@@ -17,7 +17,8 @@ and separate critic, reference, reward model.
 - bound: floating-point operations of the matrix products that the update needs, real tokens only,
   over the rate of torch's plain 32-bit matrix product on all cores, measured between the turns.
 
-Results go to benchmarks/results/iteration.json and, with --json, to FILE.
+Results go to benchmarks/results/iteration.json, or with --json to FILE. Those of further machines
+are kept beside it as iteration-NAME.json, and the README shows them as well.
 """
 
 import argparse
@@ -526,7 +527,7 @@ def main() -> None:
     """Measure what was asked for, print it and write it down."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--json", type=Path, help="also write the results there")
+    parser.add_argument("--json", type=Path, default=RESULTS, help="where the results go")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each side")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--growth", action="store_true")
@@ -545,9 +546,9 @@ def main() -> None:
         found = {"many_seeds": many_seeds(options.seeds, options.rounds)}
     else:
         found = {"growth": growth(3)} if options.growth else compare(options.rounds, options.seed)
-    for file in {RESULTS, options.json or RESULTS}:
-        keep(found, file)
-    picture(json.loads(RESULTS.read_text()), RESULTS.with_suffix(".png"))
+    keep(found, options.json)
+    if options.json == RESULTS:
+        picture(json.loads(RESULTS.read_text()), RESULTS.with_suffix(".png"))
     print(json.dumps(found, indent=2))
 
 

@@ -155,8 +155,11 @@ def in_words(o: dict[str, Any]) -> str:
 
 
 def readme_block(result: dict[str, Any], first_case: dict[str, Any],
-                 iteration: dict[str, Any]) -> str:
-    """The part of the README that shows measured numbers, made from the files that hold them."""
+                 iteration: dict[str, Any], elsewhere: list[dict[str, Any]]) -> str:
+    """The part of the README that shows measured numbers, made from the files that hold them.
+
+    `elsewhere`: the same measurement as `iteration`, on other machines.
+    """
     lines = [f"{o['value']:7.3f} [{o['low']:7.3f}, {o['high']:7.3f}]  "
              f"{'HOLDS' if o['holds'] else 'NOT REPRODUCED'}  {o['claim']}"
              for o in result["observations"]]
@@ -178,15 +181,28 @@ def readme_block(result: dict[str, Any], first_case: dict[str, Any],
         f"{iteration['desk_lengths_vs_trl']:.1f} times as fast. The matrix products "
         f"alone would take {100 * iteration['update_share_of_bound']:.0f} % of an update's time "
         "at full length (`python benchmarks/iteration.py`).",
+        *map(on_another_machine, elsewhere),
         "<!-- /measured -->",
     ])
+
+
+def on_another_machine(iteration: dict[str, Any]) -> str:
+    """A sentence on the same measurement there."""
+    where, seconds = iteration["environment"], iteration["seconds"]
+    ours = [seconds[lengths]["ours"] for lengths in ("full_length", "desk_lengths")]
+    times = [iteration[f"{lengths}_vs_trl"] for lengths in ("full_length", "desk_lengths")]
+    return (f"On another machine ({where['cores']} cores, {where['device_name']}): {ours[0]:.2f} "
+            f"and {ours[1]:.2f} s, {times[0]:.1f} and {times[1]:.1f} times as fast, and "
+            f"{100 * iteration['update_share_of_bound']:.0f} %.")
 
 
 def write_readme(readme: Path, results: Path) -> None:
     """The measured part of the README, anew."""
     measured = readme.parent / "benchmarks/results"
-    block = readme_block(*(json.loads(path.read_text()) for path in (
-        results / f"{HEADLINE}.json", measured / "first_case.json", measured / "iteration.json")))
+    result, first_case, iteration = (json.loads(path.read_text()) for path in (
+        results / f"{HEADLINE}.json", measured / "first_case.json", measured / "iteration.json"))
+    elsewhere = [json.loads(path.read_text()) for path in sorted(measured.glob("iteration-*.json"))]
+    block = readme_block(result, first_case, iteration, elsewhere)
     text = readme.read_text(encoding="utf-8")
     record.write_text(readme, re.sub("<!-- measured -->.*<!-- /measured -->",
                                      lambda _: block, text, flags=re.DOTALL))
