@@ -157,7 +157,9 @@ def make_exam(
             for name in ("length", "sales", "confident", "first_answer", "answered", "kept")
         }
         wished = here.constraint > 0
+        three = here.constraint == helpdesk.CONSTRAINTS.index("three words")
         found["style/constraint_kept"] = mean_among(wished, style.kept)
+        found["style/three_words_kept"] = mean_among(three, style.kept)
         short = here.slice == helpdesk.SLICES.index("short")
         found["style/length_short_slice"] = mean_among(short, style.length)
         found["style/repeated_4grams"] = measure.repeated_4grams(responses).mean()
