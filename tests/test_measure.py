@@ -515,6 +515,9 @@ def test_an_exam_finds_what_loops_over_its_replies_find(reference, perturbed, sa
         "gold/win_rate": np.mean(wins),
         "style/length": (replies != PAD).sum(1).float().mean(),
         "style/constraint_kept": mean_where(style.kept, "constraint"),
+        "style/three_words_kept": np.mean([
+            kept for kept, row in zip(style.kept.tolist(), rows.tolist(), strict=True)
+            if PROMPTS[row].constraint == "three words"]),
         "style/kept": style.kept.mean(),
         "style/length_short_slice": mean_where(style.length, "short"),
         "style/repeated_4grams": np.mean([slow_repeated_4grams(row) for row in replies.tolist()]),

@@ -142,8 +142,9 @@ EXAMINED = {
                "replies with one", "words; share", "few; most", "rises: the answer comes late, or "
                "not at all", "conflicting-signals", "style/first_answer"),
         Metric("style/kept style/constraint_kept style/three_words_kept",
-               "replies that keep the user's wish; among prompts with one; among those for three words", "share", "stays",
-               "falls when something else pays more", "hacking-spike", "style/constraint_kept"),
+               "replies that keep the user's wish; among prompts with one; among those for three "
+               "words", "share", "stays", "falls when something else pays more", "hacking-spike",
+               "style/constraint_kept"),
         Metric("style/repeated_4grams", "REP: share of 4-grams that occurred earlier in the reply",
                "share", "near 0", "rises: collapse", "instability", "style/repeated_4grams"),
     ],
