@@ -57,13 +57,16 @@ penalty the same pairs were such a cure: LEN on the slice −44 and −45 % on s
 head in place of the pairs, which takes length while the reward model is learned and is dropped when
 it is used, costs no label; it brings the bonus near 0, to either side, and is reported.
 
-How far to trust it. Settings were decided on seeds 0 to 4, and earlier ones were changed after they
-had failed a claim on seeds 21 to 25 (see what was tried). With three reward models the bonus is
-0.10 to 0.15 on seeds 0 to 4 and 200, where one alone gave 0.06 to 0.20. The drift is the weak
-point: LEN on the slice rose by 19 to 53 % on seeds 0 to 4 and fell by 1 % on seed 200, where a
-second training fell by 20 %, so that is no luck of PPO's. What a courtesy is worth on ordinary
-prompts is 0 by the labels and within ± 0.04 SD of it by the reward model, and five of six replies
-are to such prompts: how a policy ends a reply is nearly one habit for all.
+How far to trust it. Settings were decided on seeds 0 to 4 and 200, and earlier ones were changed
+after they had failed a claim on seeds 21 to 25 (see what was tried). With three reward models the
+bonus is where it should be on every seed (0.08 to 0.16 on seeds 21 to 25), and the changes and all
+three switches hold. The drift is the weak point: LEN on the slice rose by 19 to 53 % on seeds 0 to
+4, but on 21 to 25 by 6 to 60 % on four and fell by 15 % on one, so that its interval reaches 0, and
+with it those of the penalty and of log π(verbose): three claims that are not reproduced. It is not
+only luck of PPO's: on seed 200 LEN fell by 1 %, and in a second training by 20 %. What a courtesy
+is worth on ordinary prompts is 0 by the labels and within ± 0.04 SD of it by the reward model, and
+five of six replies are to such prompts: how a policy ends a reply is nearly one habit for all, and
+a tenth of an SD on one reply in six does not surely win over it in 24 updates.
 
 What would have refuted the story: a bonus of 0 or less, a penalty that is not larger for the
 courteous reply, an advantage below 0, other prompts that grow as fast. (Item 27.)
@@ -353,7 +356,7 @@ def drift(room: Room) -> dict[str, Any]:
 
 
 PROBES = {"drift": drift}
-PROBE_SECONDS = 110.0
+PROBE_SECONDS = 130.0
 
 
 # ── What must be seen ───────────────────────────────────────────────────────────────────────────
