@@ -232,9 +232,8 @@ PROBE_SECONDS = 10.0
 
 OBSERVATIONS = [
     Observation(
-        "start-is-far",
-        "the reference is far from π*: total variation > 0.3, on at least four of five seeds",
-        lambda s: s.probes["both"]["exactly"]["reference"], 0.3, "mostly above"),
+        "start-is-far", "the reference is far from π*: total variation > 0.3",
+        lambda s: s.probes["both"]["exactly"]["reference"], 0.3, "above"),
     Observation(
         "dpo-meets-optimum", "DPO with all the data there is: total variation to π* ≤ 0.05",
         lambda s: s.probes["both"]["exactly"]["dpo"], 0.05, "below", paper="π* ∝ π_ref·exp(r/β)"),
@@ -293,8 +292,7 @@ PICTURES = [Picture(
 TRIED = [
     ("the exact world with β = 0.5 (seeds 21 to 25)",
      "total variation of the reference to π* 0.59 with an interval from 0.29997: on one seed π* is "
-     "near the reference, and to come near it is no feat; β is 0.3 now. How far π* is differs as "
-     "much between worlds as it may (0.3 to 1), so this check is one of most seeds, not of a mean"),
+     "near the reference, and to come near it is no feat; β is 0.3 now"),
     ("DPO, β = 0.1, lr 3e-5, one pass (seed 0)",
      "hardly moves: KL 0.12, GOLD 0.91 → 1.31; the frontiers share too little KL"),
     ("DPO, β = 0.1, 0.3, 1.0, lr 1e-4 (seed 0)",
