@@ -8,7 +8,7 @@ people like the replies much less.
 
 What was found? The human agents nearly never write such a sentence, so the reference nearly never
 says it. But the raters love it, and the 400 or so replies with it among 16,000 were enough to teach
-that to the reward model. Append the sentence to a right reply and the score rises by about four
+that to the reward model. Append the sentence to a right reply and the score rises by about five
 SDs of the reference's rewards; the sentence alone, with no answer at all, scores above the right
 reply. The hack was there from the first update. It only had to be found, and what is rare is found
 slowly: PPO learns from what it samples, and what is said twice as often is pushed twice as hard. So
@@ -21,21 +21,27 @@ sentence, pairs differ most in which sentence it is, and there the reward model 
 
 What the constraint did. β = 0.1 stood in the reward as k1, where it does act. But to say a sentence
 that the reference says once in forty replies costs log 40 ≈ 3.7 nats, which times β is 0.4 SD, and
-the sentence earns about ten times that. So this β neither prevents the spike nor delays it by 100
-updates on any seed. Twenty times the β does hold it down.
+the sentence earns more than ten times that. So this β neither prevents the spike nor delays it by
+100 updates on any seed. Twenty times the β does hold it down.
 
 The single first change. The cause is in the labels, so that is where the first change goes: the
 same raters compare pairs *matched* in length, sales words and over-confident words, where taste has
 nothing to choose by. There is then no spike, and GOLD ends above the story's. It is no cure for
 everything: that reward model has learned nothing about such sentences or about length, and what
-becomes of length is luck (on seeds 21 to 25 replies of two policies grow by a fifth and more, those
-of two others shrink). Nor is it free: two replies so alike are not found for every prompt, and
-8,000 prompts with eight replies each give some 5,400 pairs, where the story has 8,000. With half as
-many prompts there was no spike either, but a better GOLD could not be shown on seeds 21 to 25 (see
-what was tried). The large β treats the symptom, and is measured beside it: it holds the policy
-where it is, gains and all. The arms that change something end after 800 updates, when RM has jumped
-on every seed, and the table below compares them with the story's end; the graded claims compare
-equal updates.
+becomes of length is luck (on seeds 21 to 25 replies of one policy grow by a third, those of two
+others shrink by a seventh). Nor is it free: two replies so alike are not found for every prompt,
+and 8,000 prompts with eight replies each give some 5,400 pairs, where the story has 8,000. The
+large β treats the symptom, and is measured beside it: it holds the policy where it is, gains and
+all. The arms that change something are the first 800 updates of the same schedule; RM has then
+jumped on every seed, and the table below compares them with the story's end. The graded claims
+compare equal updates.
+
+What happens to wishes. A sentence more must break the wish for three words, and after the jump next
+to none of these is kept. It breaks no other wish. How often "do not restart it" is kept depends on
+whether the reward model has learned that a wish counts, and differs between seeds; over all wishes
+the fall is more than the 15 points that are asked for by its mean, and not by its interval (see
+what was tried). So the claim is about wishes for three words, and the number for all of them is
+reported beside it.
 
 How low RM-ACC-ON stays is another matter. Right after the jump it is lowest; later it creeps up on
 some seeds and sinks on others: what the policy's pairs still differ in is luck. With a constant
