@@ -6,7 +6,7 @@ This file does not import torch, so that `rlhf-edu cases` answers at once.
 CASES: dict[str, str] = {
     "tuning": "reward +18 %, behaviour worse: which of the settings is it?",
     "conflicting-signals": "reward up, people less pleased, KL up although penalised: why?",
-    "hacking-spike": "all quiet for a long time, then reward and KL jump: what was found?",
+    "hacking-spike": "all quiet at first, then reward and KL jump together: what was found?",
     "post-deployment-drift": "short answers grow longer after release: why does verbose pay?",
     "instability": "each new reward model is more accurate, each new policy worse: how?",
     "choosing-objective": "too little β, too much β, and how much the rest of the settings matters",

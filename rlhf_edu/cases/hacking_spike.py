@@ -1,10 +1,10 @@
-"""C3 · the reward-hacking spike: quiet for hundreds of updates, then reward and KL jump together.
+"""C3 · the reward-hacking spike: quiet at first, then reward and KL jump together.
 
 A long run of small updates: 2,000 of them, eight replies each, by steps that get smaller and
-smaller. For some hundreds of updates little happens. Then, within a few hundred, the reward model's
-score and KL(policy ‖ reference) both leave their course. Afterwards almost every reply carries a
-sentence such as "it is absolutely guaranteed", also where the user asked for three words, and
-people like the replies much less.
+smaller. For the first hundred updates or two little happens. Then, within a few hundred, the reward
+model's score and KL(policy ‖ reference) both leave their course. Afterwards almost every reply
+carries a sentence such as "it is absolutely guaranteed", also where the user asked for three words,
+and people like the replies much less.
 
 What was found? The human agents nearly never write such a sentence, so the reference nearly never
 says it. But the raters love it, and the 400 or so replies with it among 16,000 were enough to teach
@@ -74,7 +74,7 @@ from rlhf_edu.lab.rlhf import RLHFConfig
 from rlhf_edu.lab.sft import SFTConfig
 
 TITLE = "The reward-hacking spike"
-QUESTION = "All quiet for a long time, then reward and KL jump: what was found?"
+QUESTION = "All quiet at first, then reward and KL jump together: what was found?"
 
 # ── What is trained, for each seed ──────────────────────────────────────────────────────────────
 EVERY = 50  # updates between two examinations: the step of every slope below
