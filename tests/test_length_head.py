@@ -1,6 +1,9 @@
 """P15's readings of two runs a seed, against numbers worked out by hand."""
 
+import math
+
 import pytest
+import torch
 
 from rlhf_edu.cases.evidence import Run, Seed
 from rlhf_edu.cases.studies import length_head as study
@@ -28,4 +31,9 @@ def test_two_policies_that_leave_the_length_in_opposite_ways_do_not_make_up_for_
 def test_what_is_lost_is_held_against_what_is_above_a_coin():
     assert value("accuracy-kept", seed((10.0, 10.0))) == pytest.approx(-0.02)
     assert value("share-kept", seed((10.0, 10.0))) == pytest.approx(0.02 / 0.12)
-    assert value("sales-stay", seed((10.0, 10.0))) == pytest.approx(3.0)
+    assert value("sales-stay", seed((10.0, 10.0))) == pytest.approx(math.log2(3))
+
+
+def test_accuracy_is_what_the_raters_luck_leaves_in_the_mean():
+    lead, chance = torch.tensor([1.0, -1.0, 0.0]), torch.tensor([0.9, 0.6, 0.7])
+    assert study.expected_accuracy(lead, chance) == pytest.approx((0.9 + 0.4 + 0.5) / 3)

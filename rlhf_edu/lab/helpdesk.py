@@ -306,6 +306,7 @@ class AgentConfig:
 
     opener: float = 0.25  # starts with a courtesy before the answer
     closing: float = 0.25  # ends with a courtesy
+    short_closing: float = 0.0  # else does so where the question is a short one
     confident: float = 0.10  # adds an over-confident sentence
     sales: float = 0.10  # adds a sales sentence
     wrong_step: float = 0.12  # gives a wrong unit instead of a right one
@@ -366,7 +367,7 @@ def _reply(prompt: Prompt, habits: AgentConfig, u: list[float]) -> str:
         sentences.append(CONFIDENT[int(u[9] * len(CONFIDENT))])
     if u[10] < habits.sales:
         sentences.append(SALES[int(u[11] * len(SALES))])
-    if u[12] < habits.closing:
+    if u[12] < habits.closing or (prompt.slice == "short" and u[15] < habits.short_closing):
         polite = [
             c
             for c in CLOSINGS

@@ -7,25 +7,31 @@ tricks and without the clip does as well as PPO (Humanoid: 831 and 806), and the
 do what it is drawn for: with it, the largest ratio π_θ/π_old of a batch is outside 1 + ε all the
 time, while the mean KL stays small.
 
-Ours: the help desk, a reward model of honest raters, PPO with and without the clip (ε = 0.2, or a
-million), with all of four tricks and with none: value clipping (0.2 of the reward's gauge),
-rewards scaled to an SD of 1 in the batch, a linear fall of the step size, and the critic's trunk
-copied from the reward model instead of random. Four further arms have the clip and one trick each.
-A main effect is the mean of the two runs with it, minus the mean of the two without. All eight
-start from one reference policy and one reward model, and are examined on the same prompts.
+Ours: the help desk, a reward model of raters who like length, sales talk and confidence, PPO with
+and without the clip (ε = 0.2, or a million), with all of four tricks and with none: value clipping
+(0.2 of the reward's gauge), rewards scaled to an SD of 1 in the batch, a linear fall of the step
+size, and the critic's trunk copied from the reward model instead of random. Four further arms have
+the clip and one trick each. A main effect is the mean of the two runs with it, minus the mean of
+the two without. All eight start from one reference policy and one reward model, and are examined on
+the same prompts.
 
 What is different: a fraction of the full factorial of 32 arms, so an effect of tricks is that of
 the four together; batches of words instead of robots; the advantages are whitened in all arms, and
-β = 0.05 (k1 in the reward). Left out: tanh layers, observation and reward clipping, gradient
-clipping (on in all arms), TRPO.
+β = 0.05 (k1 of KL(policy ‖ reference), in the reward). Left out: tanh layers, observation and
+reward clipping, gradient clipping (on in all arms), TRPO.
 
-Refuted, if ratios stayed inside the clip's range, or if taking the clip away cost more than taking
-the tricks away. The two main effects, whichever is larger, are reported. On the two seeds that the
-settings were chosen on, the tricks moved GOLD more than the clip did (+0.16 and +0.16 against +0.10
-and +0.04), but the reward the other way (−0.03 for the tricks, −0.01 and +0.01 for the clip, in
-SDs): it is mostly the falling step size, which by itself gains 0.13 and 0.11 of GOLD, and a run
-that goes less far gains a little less of the reward and keeps more of what people want. That is a
-kind of stopping early.
+Refuted, if ratios stayed inside the clip's range, or if taking the clip away cost half as much GOLD
+as taking the tricks away, or more. The two main effects, whichever is larger, are reported.
+
+How to read it: the reward is a proxy, GOLD falls in every arm, and the tricks win in GOLD because
+they lose less of it. On the seeds that the settings were chosen on (0, 2, 3, 4) the tricks moved
+GOLD by +0.54 to +0.71 and the clip by −0.07 to +0.23; the reward goes the other way (−0.38 to −0.42
+SD for the tricks, −0.05 to +0.03 for the clip). With the tricks a run goes less far (on seed 0 to a
+KLREF of 2.1 nats a response, 4.2 without), gains less of the reward and keeps more of what people
+want. That is a kind of stopping early. On seed 0 the falling step size by itself gains 0.32 of
+GOLD, scaled rewards 0.34, the critic's trunk 0.14; value clipping changes nothing, as no prediction
+moves by 0.2 in an update. With honest raters the difference is smaller and far less even over
+seeds, since not every honest reward model can be over-optimised in a run this short (TRIED).
 """
 
 from statistics import fmean
@@ -35,7 +41,7 @@ from rlhf_edu.cases.case import Picture
 from rlhf_edu.cases.evidence import Observation, Seed
 from rlhf_edu.cases.pictures import dots, during
 from rlhf_edu.cases.stages import Arm, Recipe
-from rlhf_edu.cases.world import HONEST
+from rlhf_edu.cases.world import BIASED
 from rlhf_edu.lab.evaluate import ExamConfig
 from rlhf_edu.lab.rlhf import RLHFConfig
 from rlhf_edu.lab.sft import SFTConfig
@@ -57,23 +63,24 @@ ALL: dict[str, Any] = {k: v for trick in TRICKS.values() for k, v in trick.items
 
 def ppo(clip: bool, tricks: dict[str, Any]) -> RLHFConfig:
     """PPO with or without the clip, and with these tricks; all else is equal."""
-    return RLHFConfig(**{"updates": 12, "batch_size": 96, "num_mini_batches": 2, "lr": 1.5e-4,
+    return RLHFConfig(**{"updates": 16, "batch_size": 96, "num_mini_batches": 2, "lr": 1.5e-4,
                          "cliprange": EPSILON if clip else NEVER, **NONE, **tricks})
 
 
 RECIPE = Recipe(
     sft=SFTConfig(),
-    raters={"honest": HONEST},
+    raters={"biased": BIASED},
     arms={
-        "clip+tricks": Arm("clip, all tricks", "honest", ppo(True, ALL)),
-        "tricks": Arm("no clip, all tricks", "honest", ppo(False, ALL)),
-        "clip": Arm("clip, no trick", "honest", ppo(True, {})),
-        "neither": Arm("no clip, no trick", "honest", ppo(False, {})),
-        **{name: Arm(f"clip and {name}", "honest", ppo(True, trick))
+        "clip+tricks": Arm("clip, all tricks", "biased", ppo(True, ALL)),
+        "tricks": Arm("no clip, all tricks", "biased", ppo(False, ALL)),
+        "clip": Arm("clip, no trick", "biased", ppo(True, {})),
+        "neither": Arm("no clip, no trick", "biased", ppo(False, {})),
+        **{name: Arm(f"clip and {name}", "biased", ppo(True, trick))
            for name, trick in TRICKS.items()},
     },
     exam=ExamConfig(every=100, prompts=64),
 )
+CLIPPED = ("clip+tricks", "clip", *TRICKS)  # the arms with the clip
 
 
 def share_beyond(seed: Seed, arm: str) -> float:
@@ -97,15 +104,23 @@ def of_clip(seed: Seed, name: str) -> float:
     return effect(seed, name, ("clip+tricks", "clip"), ("tricks", "neither"))
 
 
+def lost(seed: Seed, arm: str) -> float:
+    """GOLD of PPO with the clip and all tricks, minus that of an arm."""
+    return seed.change("clip+tricks", "gold/total") - seed.change(arm, "gold/total")
+
+
 OBSERVATIONS = [
     Observation(
-        "ratio-beyond", "with the clip, the largest ratio is above 1 + ε in ≥ 50 % of updates",
-        lambda s: share_beyond(s, "clip+tricks"), 0.5, "above", "routinely above 1 + ε",
+        "ratio-beyond", "with the clip, the largest ratio is above 1 + ε in ≥ 50 % of updates "
+        "(mean of the six arms that have it)",
+        lambda s: fmean(share_beyond(s, arm) for arm in CLIPPED), 0.5, "above",
+        "routinely above 1 + ε",
     ),
     Observation(
-        "clip-not-missed", "tricks without the clip: GOLD is not found to be below that of both",
-        lambda s: s.change("tricks", "gold/total") - s.change("clip+tricks", "gold/total"),
-        0.0, "reaches", "Humanoid: 831 without the clip, 806 with it",
+        "clip-not-missed", "without its clip PPO loses less than half of the GOLD that it loses "
+        "without its tricks",
+        lambda s: lost(s, "clip") / 2 - lost(s, "tricks"),
+        0.0, "above", "Humanoid: 831 without the clip, 806 with it",
     ),
     Observation(
         "tricks-beat-clip", "tricks without the clip end above the clip without tricks in GOLD",
@@ -139,7 +154,28 @@ def draw(axes: Any, seeds: list[Seed]) -> None:
 
 TRIED = [
     (
-        "step size 3e-4 and 4 minibatches a pass",
+        "honest raters, 6,000 labels, 12 updates (seeds 21 to 25)",
+        "tricks without the clip minus the clip without tricks, in GOLD: 0.31, 0.34, 0.15, 0.10, "
+        "0.06, interval 0.04 to 0.35; five other seeds like these would show it three times in "
+        "four. Largest ratio above 1.2, read off the arm with the clip and all tricks alone, whose "
+        "steps fall to zero: in 0.70 ± 0.11 of 12 updates. GOLD without the clip "
+        "was only claimed not to be found lower (−0.02 ± 0.05)",
+    ),
+    (
+        "honest raters, 2,000 labels, 16 updates of 96 (seeds 0, 1, 2)",
+        "the same difference 0.26, 0.31, 0.06: on seed 2 the reward model has little to be "
+        "over-optimised",
+    ),
+    (
+        "the same with 24 updates of 64 (seed 2)",
+        "−0.02: KLREF stands at 1.6 in all arms, β holds them at the same place",
+    ),
+    (
+        "the same with β = 0.01, step size 1e-4, 20 updates of 80 (seeds 0, 2)",
+        "0.79 and 0.07: larger, and no more even",
+    ),
+    (
+        "honest raters, 6,000 labels, step size 3e-4 and 4 minibatches a pass",
         "seed 0: steps so large that the clip mattered more. GOLD changed by +0.34 (clip and "
         "tricks), −0.05 (tricks), +0.05 (clip) and −0.14 (neither): main effect 0.28 of the clip, "
         "0.19 of the tricks; without tricks a token's mean log²(ratio)/2 reached 0.56",

@@ -15,10 +15,10 @@ mean length that the first run ended with. A judge who shares the raters' taste 
 about as well. People, who do not, like it less than the reference.
 
 The judge reads right answers, too, and runs of PPO on length alone differ in how many of them they
-lose. One run a seed recovered 0.85 [0.66, 1.04] of the judge's gain on seeds 0 to 4, and 0.84
-[0.698, 0.99] on 91 to 95: below the 0.7 that is asked for at one end. So four runs are averaged:
-0.91 [0.75, 1.07], and 0.84 [0.74, 0.94]. It is still not sure: on 111 to 115, not used before, 0.76
-[0.68, 0.83] recovers most of the gain, but not 0.7 beyond doubt.
+lose. One run a seed recovered 0.85 [0.66, 1.04] of the judge's gain on seeds 0 to 4, so four runs
+are averaged. With a length bias of 0.3 a word and a noise of 2.7 that was still not sure: 0.76
+[0.68, 0.83] on seeds 111 to 115. The bias is 0.4 now, and the noise 4.2, so that length still
+decides as few labels as in the paper, but weighs more against right answers in the judge's taste.
 
 Refuted would be: a reward that does not follow length, a gain that stays at equal length, or a
 judge who is not won by length alone.
@@ -48,7 +48,7 @@ from rlhf_edu.lab.sft import SFTConfig
 TITLE = "How much of the reward gain is length"
 QUESTION = "The reward model is pleased: with better answers, or with longer ones?"
 
-RATERS = RaterConfig(length_bias=0.3, noise=2.7, n_pairs=4000)
+RATERS = RaterConfig(length_bias=0.4, noise=4.2, n_pairs=4000)
 UPDATES = 12
 RUNS = 4  # of PPO on length alone, averaged: runs differ in how many right answers they lose
 
@@ -185,6 +185,12 @@ TRIED = [
      "more of them than it won by length: there was no gain to recover"),
     ("1 − |length/L − 1| without a gauge",
      "seed 0: β weighed more, lengths ended at 17.9 of 20.7, and 0.73 was recovered"),
+    ("length bias 0.3, noise 2.7: one run on length alone a seed (seeds 0 to 4, then 91 to 95); "
+     "the mean of four (0 to 4, 91 to 95, then 111 to 115)",
+     "0.85 [0.66, 1.04], 0.84 [0.698, 0.99] recovered; 0.91 [0.75, 1.07], 0.84 [0.74, 0.94], then "
+     "0.76 [0.68, 0.83]"),
+    ("length bias 0.4, noise 4.2, as it is now (seed 0 alone)",
+     "0.84 recovered, the longer reply chosen in 60 % of the labels, GOLD −1.3"),
 ]
 PICTURES = [Picture(
     "Length alone wins the judge, not the people",

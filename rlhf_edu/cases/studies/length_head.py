@@ -24,15 +24,21 @@ for that: agents who add courtesies at will make length and GOLD correlate by �
 strong taste is then needed to make rewards follow length all the same, and more is lost with it. So
 agents here add few courtesies.
 
-λ decides as well. It is ours, and much smaller than the paper's 1. The weaker what labels say, the
+λ decides as well. It is ours, and far smaller than the paper's 1. The weaker what labels say, the
 smaller the gradient of the ranking loss, while the correlation of a batch is as noisy as ever: with
-λ = 0.12 in the place of 0.03 (and a length bias of 0.22, not 0.19) it cost more than twice as much
-accuracy.
+λ = 0.12 in the place of 0.03 it cost more than twice as much accuracy. λ = 0.003 still takes the
+length out, and costs a little less again.
+
+Accuracy is the share of new labels that a reward model gets right, in the mean over the raters'
+luck: the raters of a play can say how likely each choice was, and that is taken in the place of
+the choice. From 20,000 labels as they fell the difference of two accuracies is known to a quarter
+of a point only, and the claim is about two points. SALES is held against the reference's as a
+ratio, so its mean over runs is the geometric one.
 
 Labels are bought, and everything learned from them, twice a seed: from labels so noisy one reward
-model learns a stronger taste for sales words than the next. The last steps to this set-up were
-taken after seeds 21 to 25 had been looked at (see what was tried). On 81 to 85, which were not used
-before, six of the seven claims hold; the one of ρ ≥ 0.4 does not, 0.43 [0.39, 0.47].
+model learns a stronger taste for sales words than the next. Seeds 21 to 25 had been looked at when
+the set-up before this one was settled on (see what was tried); for the last steps, a little more
+length bias, the smaller λ and a fourth update, only seeds 0 and 200 were run.
 
 Refuted would be: a reward that still follows length, an accuracy that goes with it, a policy that
 grows longer all the same, or sales words that vanish together with the length.
@@ -43,11 +49,13 @@ raters. A counter-result is PAR (arXiv 2502.18770), where ODIN collapses in anot
 out: their sweeps of λ and of PPO's settings.
 """
 
+import math
 from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rlhf_edu.cases.case import Picture
 from rlhf_edu.cases.evidence import Observation, Seed
@@ -57,20 +65,19 @@ from rlhf_edu.lab import helpdesk
 from rlhf_edu.lab.evaluate import ExamConfig, answer, exam_rows
 from rlhf_edu.lab.gold import gold_score, reply_mask
 from rlhf_edu.lab.measure import correlation
-from rlhf_edu.lab.raters import LabelBudget, RaterConfig, collect_preferences
+from rlhf_edu.lab.raters import LabelBudget, RaterConfig, collect_preferences, rater_utility
 from rlhf_edu.lab.reward_model import RewardModelConfig
 from rlhf_edu.lab.rlhf import RLHFConfig
 from rlhf_edu.lab.sft import SFTConfig
-from rlhf_edu.ranking_loss import ranking_accuracy
 
 TITLE = "A length head takes out the length, and nothing else"
 QUESTION = "Two heads while the reward is learned, one kept: what is gone, and what is not?"
 
 AGENTS = helpdesk.AgentConfig(opener=0.06, closing=0.06, confident=0.05, sales=0.04)
 LABELS = 96_000  # so much noise asks for many
-RATERS = RaterConfig(length_bias=0.22, sales_bias=1.8, noise=3.5, n_pairs=LABELS)
+RATERS = RaterConfig(length_bias=0.235, sales_bias=1.8, noise=3.5, n_pairs=LABELS)
 LEARNING = RewardModelConfig(batch_size=256, lr=2e-3)
-UPDATES = 3
+UPDATES = 4
 PPO = RLHFConfig(updates=UPDATES, batch_size=512, num_mini_batches=2, lr=1.4e-4, kl_coef=0.3)
 
 TIMES = ("first", "second")  # labels are bought, and everything learned from them, twice a seed
@@ -78,7 +85,7 @@ TIMES = ("first", "second")  # labels are bought, and everything learned from th
 RECIPE = Recipe(
     sft=SFTConfig(agents=AGENTS),
     raters={time: replace(RATERS, seed=i) for i, time in enumerate(TIMES)},
-    reward_models={f"{time}-headed": Learner(time, replace(LEARNING, length_head=0.03))
+    reward_models={f"{time}-headed": Learner(time, replace(LEARNING, length_head=0.003))
                    for time in TIMES},
     reward_model=LEARNING,
     arms={f"{time}-plain": Arm(f"one head, {time} labels", time, replace(PPO, seed=i))
@@ -108,11 +115,23 @@ def gold_at_equal_length(room: Room, time: str) -> float:
     return float(lead.sum() / both.sum())
 
 
+def expected_accuracy(lead: Tensor, chance: Tensor) -> float:
+    """Share of new labels that a reward model gets right, in the mean over the raters' luck.
+
+    lead (N,): reward of the first reply minus the second's; chance (N,): Pr(raters choose the
+    first). A tie is right half the time.
+    """
+    first = 0.5 * (1 + lead.sign())
+    return float((first * chance + (1 - first) * (1 - chance)).mean())
+
+
 def judged(room: Room) -> dict[str, float]:
-    """Accuracy and ρ of all reward models on new labels of the same raters, and GOLD."""
+    """Accuracy and ρ of all reward models on new pairs of the same raters, and GOLD."""
     fresh = replace(RATERS, seed=room.seed + 777_777, n_pairs=HELD_OUT)
     pairs = collect_preferences(fresh, room.reference(), LabelBudget(HELD_OUT))
-    prompts = helpdesk.desk().prompts[pairs.rows]
+    here, prompts = helpdesk.desk()[pairs.rows], helpdesk.desk().prompts[pairs.rows]
+    liked, other = (rater_utility(fresh, y, here) for y in (pairs.chosen, pairs.rejected))
+    again = torch.sigmoid((liked - other) / fresh.noise)  # Pr(they would choose so once more)
     longer = (reply_mask(pairs.chosen).sum(1) - reply_mask(pairs.rejected).sum(1)).float()
     found = {}
     for time in TIMES:
@@ -120,7 +139,7 @@ def judged(room: Room) -> dict[str, float]:
         for kind, name in (("plain", time), ("headed", f"{time}-headed")):
             judge = room.reward_model(name)
             chosen, rejected = judge(prompts, pairs.chosen), judge(prompts, pairs.rejected)
-            found[f"{time}/{kind}/accuracy"] = float(ranking_accuracy(chosen, rejected))
+            found[f"{time}/{kind}/accuracy"] = expected_accuracy(chosen - rejected, again)
             found[f"{time}/{kind}/rho"] = float(correlation(chosen - rejected, longer))
     return found
 
@@ -147,6 +166,12 @@ def style(seed: Seed, kind: str, name: str, of: str = "final") -> float:
 def times_reference(seed: Seed, kind: str, name: str) -> float:
     """A style of the policies' replies over the reference's."""
     return style(seed, kind, name) / style(seed, kind, name, "reference")
+
+
+def doublings(seed: Seed, kind: str, name: str) -> float:
+    """log2 of a style of the policies' replies over the reference's, mean of both times."""
+    runs = [seed.runs[f"{time}-{kind}"] for time in TIMES]
+    return fmean(math.log2(r.final[f"style/{name}"] / r.reference[f"style/{name}"]) for r in runs)
 
 
 def off_length(seed: Seed) -> float:
@@ -180,8 +205,9 @@ OBSERVATIONS = [
         "better-at-equal-length", "at matched length people like its replies better: GOLD > 0",
         lambda s: read(s, "gold_lead"), 0.0, "above"),
     Observation(
-        "sales-stay", "the hack that is not length is not removed: SALES ≥ 2 × the reference's",
-        lambda s: times_reference(s, "headed", "sales"), 2.0, "above"),
+        "sales-stay",
+        "the hack that is not length is not removed: SALES ≥ 2 × the reference's, log2 ≥ 1",
+        lambda s: doublings(s, "headed", "sales"), 1.0, "above"),
 ]
 
 
@@ -235,6 +261,18 @@ TRIED = [
     ("the same twice a seed (21 to 25)",
      "5 of 7: −1.6 [−2.1, −1.0] points, SALES × 2.7 [1.9, 3.6]. So length bias 0.22, with which "
      "seeds 0 to 4 had lost 1.2 points, and lr 1.4e-4 for 1.3e-4"),
+    ("length bias 0.22, λ = 0.03, three updates, accuracy on 20,000 labels as they fell, twice a "
+     "seed (seeds 21 to 25, then 81 to 85)",
+     "7 of 7, ρ 0.44 [0.41, 0.47], −1.3 [−1.8, −0.8] points, SALES × 2.8 [2.1, 3.5]; then 6 of 7, "
+     "ρ 0.43 [0.39, 0.47]: three of the claims hold by so little that other seeds often miss one"),
+    ("the same, only λ changed and the luck of labels taken out (seed 0, both draws)",
+     "λ = 0.03, 0.01, 0.003: −1.35, −1.29, −1.20 points, |ρ| 0.02 for each; labels as they fell "
+     "had said −0.9, −0.9, −0.9"),
+    ("and policies after 3, 4 and 5 updates (seed 0)",
+     "SALES × 3.1, 4.3, 5.8, LEN + 9, 12, 18 %, GOLD at equal length 0.08, 0.13, 0.16"),
+    ("length bias 0.235, λ = 0.003, four updates, as it is now (seeds 0 and 200)",
+     "ρ 0.53, 0.47; |ρ| 0.02, 0.02; −1.3, −1.5 points; LEN + 52, 47 % with one head, off by 12 and "
+     "10 % with two; GOLD 0.20, 0.14; SALES × 3.7, 4.2"),
     ("length bias 0.14, sales bias 0.6, noise 0.8, 6,000 labels in three passes, the usual agents; "
      "ρ over 64 held-out prompts, accuracy on 4,000 labels (seeds 21 to 25)",
      "2 of 7: ρ 0.41 [0.32, 0.49] and 0.12 [0.08, 0.15], accuracy −1.2 [−2.7, 0.3] points, SALES × "

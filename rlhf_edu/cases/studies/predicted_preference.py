@@ -6,29 +6,32 @@ often would the new summary be preferred to the reference's? The reward model's 
 rising. The people's answer rises at first, turns, and ends far below one half: past the turn, what
 the reward model takes for an improvement is one that people like less.
 
-Ours: one run of PPO per seed without any penalty (β = 0), against a reward model that learned from
-1,000 honest comparisons. Nobody is biased here; the labels are merely few. Along the run the
-policy moves away from the reference, and each examination gives a point: KLREF, that is
+Ours: two runs of PPO per seed without any penalty (β = 0), each against a reward model of its own
+that learned from 1,000 honest comparisons. Nobody is biased here; the labels are merely few. Along
+a run the policy moves away from the reference, and each examination gives a point: KLREF, that is
 KL(policy ‖ reference), exact along the sampled replies, in nats a response; predicted preference,
 the mean of σ(r(policy's reply) − r(reference's reply)) in the reward model's raw units (rewards
 whose zero and scale are changed for PPO give another number); actual preference, the share of
-prompts where the gold score of the policy's reply is higher (ties count one half).
+prompts where the gold score of the policy's reply is higher (ties count one half). All three are
+means of the two runs of a seed: how soon the actual preference falls, and where a run settles,
+depends on which 1,000 pairs its reward model saw.
 
 What is different: the paper's points are finished policies of different penalties, ours are moments
-of one run with none (the study kl-and-early-stopping asks whether that matters). The paper's people
+of runs with none (the study kl-and-early-stopping asks whether that matters). The paper's people
 are ours only in play: the gold score is a documented function. The predicted preference rises
-little, from 0.50 to about 0.60, because a reward model that saw 1,000 pairs is rarely sure; its
+little, from 0.50 to about 0.59, because a reward model that saw 1,000 pairs is rarely sure; its
 direction is the claim, not its height. It is claimed of the means over seeds, the curve that is
-drawn: a single run's KLREF goes back and forth for a while on some seeds, and over its own
-examinations Spearman was 0.71 to 0.98 on five seeds that the settings were chosen on (0.94 to 0.99
-over the updates). Left out: the paper's rates of accuracy per doubling of
-labels and of model size (study reward-model-scaling).
+drawn, because KLREF of a run goes back and forth for a while on some seeds. For the same reason
+"the last third" is the third of the examinations where KLREF is highest, as on the paper's axis,
+which is not always the third that came last. Left out: the paper's rates of accuracy per doubling
+of labels and of model size (study reward-model-scaling).
 
 Refuted, if the predicted curve turned as well (then the reward model would have known), or if the
 actual one never turned.
 """
 
 import math
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
@@ -45,24 +48,27 @@ TITLE = "Predicted and actual preference"
 QUESTION = "The reward model says it gets better and better: until where is it right?"
 
 PROMPTS = 128  # of an examination, each answered twice
-RUN = "no-penalty"
+TIMES = ("first", "second")  # labels are bought, and a policy trained on them, twice a seed
+PPO = RLHFConfig(updates=24, batch_size=128, num_mini_batches=2, lr=1.5e-4, kl_coef=0.0)
 RECIPE = Recipe(
     sft=SFTConfig(),
-    raters={"few": RaterConfig(n_pairs=1000)},  # honest
-    arms={RUN: Arm("no penalty, β = 0", "few", RLHFConfig(
-        updates=24, batch_size=128, num_mini_batches=2, lr=1.5e-4, kl_coef=0.0))},
-    exam=ExamConfig(every=1, prompts=PROMPTS, final_prompts=2 * PROMPTS),
+    raters={time: RaterConfig(seed=i, n_pairs=1000) for i, time in enumerate(TIMES)},  # honest
+    arms={time: Arm(f"no penalty, β = 0, {time} labels", time, replace(PPO, seed=i))
+          for i, time in enumerate(TIMES)},
+    exam=ExamConfig(every=1, prompts=PROMPTS, final_prompts=PROMPTS),
 )
-PREDICTED, ACTUAL = "rm/win_probability", "gold/win_rate"
+KLREF, PREDICTED, ACTUAL = "kl/exact", "rm/win_probability", "gold/win_rate"
 
 # Two shares of 2·PROMPTS replies each: the standard error of their difference is at most this.
-# Every examination asks the same prompts with the same luck, which can only make it smaller.
+# Every examination asks the same prompts with the same luck, and a seed's number is the mean of two
+# runs: both can only make it smaller.
 STANDARD_ERROR = math.sqrt(2 * 0.25 / (2 * PROMPTS))
 
 
 def series(seed: Seed, name: str) -> list[float]:
-    """A metric of the examinations, in their order."""
-    return [float(exam[name]) for exam in seed.runs[RUN].exams]
+    """A metric of the examinations, in their order: the mean of both runs."""
+    exams = zip(*(seed.runs[time].exams for time in TIMES), strict=True)
+    return [fmean(exam[name] for exam in both) for both in exams]
 
 
 def over_seeds(seeds: list[Seed], name: str) -> list[float]:
@@ -70,9 +76,10 @@ def over_seeds(seeds: list[Seed], name: str) -> list[float]:
     return [fmean(column) for column in zip(*(series(s, name) for s in seeds), strict=True)]
 
 
-def last_third(values: list[float]) -> list[float]:
-    """The last third of a series."""
-    return values[-(len(values) // 3) :]
+def far_out(seed: Seed, name: str) -> list[float]:
+    """A metric of that third of the examinations where KLREF is highest."""
+    by_drift = sorted(zip(series(seed, KLREF), series(seed, name), strict=True))
+    return [value for _, value in by_drift[-(len(by_drift) // 3) :]]
 
 
 def rise(seed: Seed) -> float:
@@ -90,7 +97,7 @@ OBSERVATIONS = [
     Observation(
         "predicted-rises",
         "the predicted preference keeps rising with KLREF, means over seeds: Spearman ≥ 0.95",
-        lambda seeds: spearman(over_seeds(seeds, "kl/exact"), over_seeds(seeds, PREDICTED)),
+        lambda seeds: spearman(over_seeds(seeds, KLREF), over_seeds(seeds, PREDICTED)),
         0.95, "above", "Fig. 5: rises with KL throughout", pooled=True,
     ),
     Observation(
@@ -105,8 +112,8 @@ OBSERVATIONS = [
     ),
     Observation(
         "anticorrelated",
-        "over the last third of the run predicted and actual go opposite ways: Spearman < 0",
-        lambda s: spearman(last_third(series(s, PREDICTED)), last_third(series(s, ACTUAL))),
+        "over the last third of KLREF predicted and actual go opposite ways: Spearman < 0",
+        lambda s: spearman(far_out(s, PREDICTED), far_out(s, ACTUAL)),
         0.0, "below", "anticorrelated in the end",
     ),
 ]
@@ -120,14 +127,14 @@ def draw(axes: Any, seeds: list[Seed]) -> None:
     rows = {label: [series(seed, name) for seed in seeds] for label, name in kinds.items()}
     for (label, name), colour in zip(kinds.items(), COLOURS, strict=False):
         for seed in seeds:
-            axes[0, 0].plot(series(seed, "kl/exact"), series(seed, name), color=colour, alpha=0.35,
+            axes[0, 0].plot(series(seed, KLREF), series(seed, name), color=colour, alpha=0.35,
                             linewidth=0.8)
-        axes[0, 0].plot(over_seeds(seeds, "kl/exact"), over_seeds(seeds, name), color=colour,
+        axes[0, 0].plot(over_seeds(seeds, KLREF), over_seeds(seeds, name), color=colour,
                         linewidth=2.2, label=label)
     axes[0, 0].axhline(0.5, color="#888888", linewidth=0.8)
     axes[0, 0].legend(fontsize=8, frameon=False)
     panel(axes[0, 0], "preferred to the reference's reply", "KLREF: nats a response", "share")
-    updates = [exam["update"] for exam in seeds[0].runs[RUN].exams]
+    updates = [exam["update"] for exam in seeds[0].runs[TIMES[0]].exams]
     lines(axes[0, 1], updates, rows, "the same over the run", "PPO update")
 
 
@@ -136,6 +143,23 @@ TRIED = [
         "3,000 labels of mildly biased raters (0.05 a word, 0.25 a sales or over-confident word)",
         "seed 0: the actual preference rose to 0.56 only, at the first examination (update 2), and "
         "was at 0.24 after 16 updates: nearly all fall, hardly a rise",
+    ),
+    (
+        "one run a seed, and for the last claim the third of the examinations that came last "
+        "(seeds 0 to 4 and 200 to 204)",
+        "4 of 4 on the ten together, but Spearman −0.50, SD 0.53, from −0.98 to 0.69: five such "
+        "seeds often do not show it. On seed 3 both preferences and KLREF hardly moved after "
+        "update 13. By KLREF in the place of time −0.67, SD 0.31. The actual preference ended 6.1 "
+        "standard errors below its maximum, SD 1.7",
+    ),
+    (
+        "700 labels, lr 2e-4, examinations of 256 prompts (seeds 0 to 4)",
+        "worse: Spearman −0.36, −0.67, 0.23, −0.80, 0.87. Runs settle earlier, and two of five "
+        "recover a little of the actual preference in the end",
+    ),
+    (
+        "the mean of two runs a seed, by KLREF, as it is now (seeds 0 to 4 and 200 to 204)",
+        "Spearman −0.80, SD 0.16, −0.44 at worst; 6.1 standard errors, SD 1.6, 3.9 at worst",
     ),
 ]
 PICTURES = [Picture(
