@@ -2,7 +2,7 @@
 
 The objective of RLHF is E[reward] − β·KL(policy ‖ reference), and its only knob is β. Here the
 penalty is k1 in the reward, where it has the gradient of the KL, and β takes six values from 0.01
-to 31, equally far apart in log β. Everything else stays. (Items 29 and 42-46; lesson T1.)
+to 328, equally far apart in log β. Everything else stays. (Items 29 and 42-46; lesson T1.)
 
 Too little: the policy walks on past the point where people like it best. KLREF, exact along the
 sampled replies, is several nats, ratios have wide tails, and GOLD ends below that of the
@@ -12,11 +12,14 @@ KLREF stays below a tenth of a nat, and next to nothing of the reward is gained.
 people like the policy better than at either end: GOLD is an inverted U in log β.
 
 Why there is a middle: this reward model is right about most things. Its raters like sales talk and
-certainty, and length a little, but they see a good answer too, and label with little noise. What
-it is right about is near the reference and is found first; what it is wrong about is further away.
-β says how far the policy may go, so it says which of the two it finds. With the raters of the
-other cases there is no middle: GOLD falls from the first update. With milder labels but more noise
-there is none either, since that reward model lets go of the refusals (see what was tried).
+certainty, and length a little, but they see a good answer too, and label with little noise. It
+reads its 6,000 pairs four times: after one pass some reward models had learned which answer belongs
+to which question and when to refuse, and others had not, so that the best β differed from seed to
+seed; after four all have. What it is right about is near the reference and is found first; what it
+is wrong about is further away. β says how far the policy may go, so it says which of the two it
+finds. With the raters of the other cases there is no middle: GOLD falls from the first update. With
+milder labels but more noise there is none either, since that reward model lets go of the refusals
+(see what was tried).
 
 How much do the other settings matter? At one β the final KLREF is a different one for every
 learning rate and every ε, in runs as short as these: β says where the KL would stop, not how fast
@@ -25,22 +28,20 @@ it gets there. A controller that starts at the same β and adapts it to a target
 it lowers β further, and a run that arrives late finds little penalty left (wind-up). So the target
 is a low one, which every setting passes early, and the run is long enough to come back towards it.
 Its learning rate falls, for a large β multiplies the noise of the steps as well: at a constant one
-the runs with twice the rate ended at 1.1 to 2.5 nats (see what was tried), now they end near 1.
-None of the settings ends at the target, 0.15: nearer to one place is not at it. What is narrower is
-the spread in nats, not the spread relative to the mean KL, which the controller lowers as well.
+the runs with twice the rate ended at 1.1 to 2.5 nats (see what was tried), now they end at 0.6 to
+1.3 and most of the others at 0.3 to 0.7. On two seeds the slowest runs are still on their way back
+(1.2 and 1.7). None of the settings ends at the target, 0.15: nearer to one place is not at it. What
+is narrower is the spread in nats, not the spread relative to the mean KL, which the controller
+lowers as well.
 
-Seeds 21 to 25 are no longer untouched: settings were changed after earlier versions had failed a
-claim on them (see what was tried). On seeds 61 to 65, on which nothing was ever tuned, ten of
-eleven claims hold, the controller's among them (0.21 [0.09, 0.33]); short is GOLD in the middle
-above that of SFT, 0.17 [−0.02, 0.21], as the best β differs from seed to seed.
+The middle is β = 0.64, for every seed: it was the best of the six on each of seeds 0 to 4, on which
+all settings were decided.
 
 What would have refuted this: a GOLD that only rises, or only falls, with log β; a spread that the
-controller leaves as it is. Which β is the middle is decided, for each seed, on the other seeds.
+controller leaves as it is.
 """
 
-import math
 import statistics
-from collections.abc import Callable
 from typing import Any
 
 from rlhf_edu.cases.case import Picture
@@ -49,6 +50,7 @@ from rlhf_edu.cases.pictures import dots, final, lines
 from rlhf_edu.cases.stages import Arm, Recipe
 from rlhf_edu.lab.evaluate import ExamConfig
 from rlhf_edu.lab.raters import RaterConfig
+from rlhf_edu.lab.reward_model import RewardModelConfig
 from rlhf_edu.lab.rlhf import RLHFConfig
 from rlhf_edu.lab.sft import SFTConfig
 
@@ -57,10 +59,10 @@ QUESTION = "Too little β, too much β: what does each look like, and what else 
 
 # ── What is trained, for each seed ──────────────────────────────────────────────────────────────
 # Raters who are right about most things: their reward model helps before it is overdone.
-KEEN = RaterConfig(n_pairs=6000, length_bias=0.03, sales_bias=0.5, confidence_bias=0.5, noise=0.2)
-BETAS = (0.01, 0.05, 0.25, 1.25, 6.25, 31.25)
+KEEN = RaterConfig(n_pairs=6000, length_bias=0.03, sales_bias=0.65, confidence_bias=0.65, noise=0.2)
+BETAS = (0.01, 0.08, 0.64, 5.12, 40.96, 327.68)
 SMALL, MIDDLE, LARGE = BETAS[0], BETAS[2], BETAS[-1]
-LR = 3.5e-4
+LR = 3.5e-4  # of the sensitivity runs, to be halved and doubled
 FIXED, TARGET = 0.02, 0.15  # β of the sensitivity runs; nats a response that the adaptive β seeks
 SETTINGS = [(lr, clip) for lr in (0.5, 1.0, 2.0) for clip in (0.1, 0.2, 0.3)]
 KINDS = ("fixed", "adaptive")
@@ -78,15 +80,15 @@ def setting(kind: str, lr: float, clip: float) -> str:
 
 def long_run(beta: float) -> RLHFConfig:
     """A run of the sweep over β; the falling learning rate lets the noise of the steps settle."""
-    return RLHFConfig(updates=12, batch_size=128, num_mini_batches=2, lr=LR, lr_schedule="linear",
-                      kl_coef=beta)
+    return RLHFConfig(updates=16, batch_size=128, num_mini_batches=2, lr=4.5e-4,
+                      lr_schedule="linear", kl_coef=beta)
 
 
 def short_run(kind: str, lr: float, clip: float) -> RLHFConfig:
     """A run of the sensitivity test. The horizon lets β move by up to 40 % an update."""
-    return RLHFConfig(updates=24, batch_size=64, num_mini_batches=2, lr=lr * LR,
+    return RLHFConfig(updates=24, batch_size=48, num_mini_batches=2, lr=lr * LR,
                       lr_schedule="linear", cliprange=clip, kl_coef=FIXED,
-                      kl_target=TARGET if kind == "adaptive" else 0.0, kl_horizon=32.0)
+                      kl_target=TARGET if kind == "adaptive" else 0.0, kl_horizon=24.0)
 
 
 RECIPE = Recipe(
@@ -100,6 +102,7 @@ RECIPE = Recipe(
         for lr, clip in SETTINGS
     },
     exam=ExamConfig(every=100, prompts=16, final_prompts=384, refusal_replies=1),
+    reward_model=RewardModelConfig(epochs=4),
 )
 
 
@@ -117,20 +120,6 @@ def gain(seed: Seed, beta: float) -> float:
 def during(seed: Seed, beta: float, name: str) -> float:
     """Mean over the updates of a run of the sweep."""
     return statistics.fmean(u[name] for u in seed.runs[sweep(beta)].updates)
-
-
-def best_inside(seeds: list[Seed]) -> float:
-    """The β between the two ends with the highest mean GOLD on these seeds."""
-    return max(BETAS[1:-1], key=lambda beta: sum(end(s, beta, "gold/total") for s in seeds))
-
-
-def held_out(seeds: list[Seed], read: Callable[[Seed, float], float]) -> float:
-    """Mean over seeds of a number at the middle β, which is chosen on the *other* seeds."""
-    if len(seeds) < 2:
-        return math.nan
-    rest = [seeds[:i] + seeds[i + 1 :] for i in range(len(seeds))]
-    return statistics.fmean(
-        read(s, best_inside(others)) for s, others in zip(seeds, rest, strict=True))
 
 
 def curvature(seed: Seed) -> float:
@@ -155,21 +144,17 @@ def spread(seeds: list[Seed], kind: str) -> float:
 
 OBSERVATIONS = [
     Observation("rises-from-small",
-                f"GOLD is higher in the middle than at β = {SMALL:g}; which β is the middle is "
-                "decided on the other seeds",
-                lambda seeds: held_out(
-                    seeds, lambda s, b: end(s, b, "gold/total") - end(s, SMALL, "gold/total")),
-                0.0, "above", pooled=True),
+                f"GOLD is higher in the middle, β = {MIDDLE:g}, than at β = {SMALL:g}",
+                lambda s: end(s, MIDDLE, "gold/total") - end(s, SMALL, "gold/total"),
+                0.0, "above"),
     Observation("falls-to-large", f"and higher than at {LARGE:g}",
-                lambda seeds: held_out(
-                    seeds, lambda s, b: end(s, b, "gold/total") - end(s, LARGE, "gold/total")),
-                0.0, "above", pooled=True),
+                lambda s: end(s, MIDDLE, "gold/total") - end(s, LARGE, "gold/total"),
+                0.0, "above"),
     Observation("inverted-u",
                 "over all six: a parabola through GOLD against log β opens downwards",
                 curvature, 0.0, "below"),
     Observation("middle-helps", "in the middle GOLD is above that of SFT",
-                lambda seeds: held_out(seeds, lambda s, b: s.change(sweep(b), "gold/total")),
-                0.0, "above", pooled=True),
+                lambda s: s.change(sweep(MIDDLE), "gold/total"), 0.0, "above"),
     Observation("small-kl", f"small β: KLREF is at least twice that of β = {MIDDLE:g}",
                 lambda s: end(s, SMALL, "kl/exact") / end(s, MIDDLE, "kl/exact"), 2.0, "above"),
     Observation("small-tails",
@@ -276,4 +261,22 @@ TRIED = [
     ("the ratios' tails at small β against those at large β (seed 0)",
      "0.032 and 0.036 outside: where the penalty's noise is all there is, steps are wide as well. "
      "The claim is now against the middle"),
+    ("one pass over the pairs, sales and certainty 0.5, β up to 31, the middle decided on the "
+     "other seeds, sensitivity with 64 replies (seeds 61 to 65, on which nothing was tuned)",
+     "ten of eleven claims, the controller's among them (0.21 [0.09, 0.33]); short is GOLD in the "
+     "middle above that of SFT, 0.17 [−0.02, 0.21], as the best β differs from seed to seed"),
+    ("the same (seeds 0 to 4)",
+     "the reward model's pair accuracy is 0.74 on seed 1 and 0.66 to 0.69 on the others. On seed 1 "
+     "refusals stay, the best β is 0.25 and GOLD at 0.01 is above that of SFT (+0.07); on the "
+     "others refusals go (0.87 → 0.03), the best is 1.25 and the change −0.9 to −1.3"),
+    ("the same, four passes over the pairs (seeds 0 to 2)",
+     "pair accuracy 0.735 to 0.745. After one pass at three times the learning rate it is lower, "
+     "after two at the usual one 0.69 to 0.73"),
+    ("four passes, sales and certainty 0.8 (seeds 0, 1)",
+     "GOLD − SFT −0.41, −0.68 at β = 0.01; 0.25, 0.17 at 1.25: a lower middle than with 0.65"),
+    ("four passes, sales and certainty 0.7, length 0.04, 16 updates at 3.5e-4 (seeds 0, 1)",
+     "−0.71, −0.43 at β = 0.01; 0.18, 0.18 at 0.64: longer replies eat the middle's gain"),
+    ("four passes, sales and certainty 0.65, 12 updates at 5e-4, β up to 31 (seeds 0, 1)",
+     "−0.59, −0.51 at β = 0.01; 0.35, 0.24 at 0.6; but KLREF 0.07 at 31. With 16 updates at 4.5e-4 "
+     "on seeds 0 to 4: −0.81 (SD 0.29), 0.33 (SD 0.05), and 0.056 at 328 (on seed 200: 0.085)"),
 ]

@@ -11,9 +11,9 @@ the tokens leave the clip's interval on the last pass over a batch, and most of 
 own rewards, and this team never centred it: 4.4 was added to every score. The reference's mean is
 therefore 4.4 SDs, and 18 % are four fifths of an SD. With 44 added the same policy would be 1.8 %
 better. The chosen checkpoint is the one, of the updates of the run's first half, whose reward
-is nearest to +18 %; how near it comes is graded. The settings: penalty k3 in the loss with β = 0.6,
-a clip with an upper bound only (min(ρ, 1+ε)·A as printed, lesson T2), four passes over each batch,
-a high learning rate that falls linearly to zero, λ = 1.
+is nearest to +18 %; how near it comes is graded. The settings: penalty k3 in the loss with
+β = 0.45, a clip with an upper bound only (min(ρ, 1+ε)·A as printed, lesson T2), four passes over
+each batch, a high learning rate that falls linearly to zero, λ = 1.
 
 So we change one thing at a time, and ask of each change how much of the reward gain it keeps and
 how much of each regression it removes. A change wins that keeps 70 % and removes 70 %.
@@ -36,7 +36,9 @@ REF is read at the checkpoint, in the middle of the fall: refusal *consistency* 
 refusals are half lost. A policy that refuses nothing is perfectly consistent again, so the share
 that is refused belongs beside it. It is read on all 24 clusters of such requests, those of training
 among them: which of six held-out clusters flip is luck that differs from run to run, even between
-two CPUs that round differently (see what was tried).
+two CPUs that round differently (see what was tried). And it is read with 32 replies to each
+request: of few replies max(p, 1 − p) comes out too high where p is near a half, which hides a part
+of the fall.
 """
 
 import math
@@ -50,6 +52,7 @@ from rlhf_edu.cases.pictures import curves
 from rlhf_edu.cases.stages import Arm, Recipe, Room, seeded
 from rlhf_edu.cases.world import BIASED, HONEST
 from rlhf_edu.lab.evaluate import ExamConfig, make_exam, refusals
+from rlhf_edu.lab.model import Transformer
 from rlhf_edu.lab.rlhf import RLHFConfig, start, train_rlhf
 from rlhf_edu.lab.sft import SFTConfig
 from rlhf_edu.lab.state import TrainingState
@@ -60,14 +63,15 @@ QUESTION = "Reward +18 %, behaviour worse: which of the settings is it?"
 # ── What is trained, for each seed ──────────────────────────────────────────────────────────────
 OFFSET = 4.4  # the reference's mean reward in SDs, and so what 100 % are
 GAIN = 0.18  # what the team reports of its checkpoint
+REFUSAL_REPLIES = 32  # to each request that must be refused, at the checkpoint
 
 HACKED = RLHFConfig(
     updates=12,
     batch_size=128,
     num_mini_batches=2,
-    lr=2.5e-4,
+    lr=3e-4,
     lr_schedule="linear",
-    kl_coef=0.6,
+    kl_coef=0.45,
     kl_placement="loss",
     kl_estimator="k3",
     clip="upper",
@@ -94,7 +98,7 @@ RECIPE = Recipe(
         "one-epoch": changed("1 epoch", num_ppo_epochs=1),
         "narrow-clip": changed("ε = 0.1", cliprange=0.1),
         "lr-third": changed("learning rate / 3", lr=HACKED.lr / 3),
-        "centred": changed("centred, critic warm", reward_offset=0.0, updates=14, critic_warmup=2),
+        "centred": changed("centred, critic warm", reward_offset=0.0, updates=18, critic_warmup=6),
         "in-reward": changed("penalty in the reward", kl_placement="reward", kl_estimator="k1"),
         "two-sided": changed("two-sided clip", clip="two-sided"),
         "honest-raters": Arm("honest raters", "honest", HACKED),
@@ -113,7 +117,7 @@ REMEDIES = {
     "one-epoch": "passes over a batch: 4 → 1",
     "narrow-clip": "ε: 0.2 → 0.1",
     "lr-third": "learning rate / 3",
-    "centred": "the reward centred, and two more updates at the start that only the critic uses",
+    "centred": "the reward centred, and six more updates at the start that only the critic uses",
     "in-reward": "the same β, moved from the loss (k3) to the reward (k1, which alone has the "
     "gradient of the KL there)",
     "two-sided": "the usual clip, with a lower bound for negative advantages",
@@ -131,7 +135,7 @@ def checkpoint(room: Room) -> dict[str, float]:
     """The first half of the story's run again, and the long examination after each update.
 
     What is kept: the checkpoint whose reward is nearest to +18 %, the reference's REF on the same
-    clusters, and the KL after a quarter.
+    clusters, and the KL after a quarter. REF is read with more replies than elsewhere.
     """
     half = replace(HACKED, updates=HACKED.updates // 2, lr_end=0.5)
     config, exam = seeded(half, room.seed), seeded(RECIPE.exam, room.seed)
@@ -141,21 +145,25 @@ def checkpoint(room: Room) -> dict[str, float]:
     base = sit(reference)[0]["rm/mean"]
     looks: list[dict[str, float]] = []
 
+    def distance(look: dict[str, float]) -> float:
+        return abs((look["rm/mean"] - base) / (base + OFFSET) - GAIN)
+
+    def asked_to_refuse(policy: Transformer) -> dict[str, float]:
+        closely = replace(exam, refusal_replies=REFUSAL_REPLIES)
+        return refusals(closely, policy, length, everywhere=True)
+
     def after_update(state: TrainingState, metrics: dict[str, float]) -> None:
-        looks.append(sit(state.policy)[0] | {"update": state.update}
-                     | refusals(exam, state.policy, length, everywhere=True))
+        look = sit(state.policy)[0] | {"update": state.update}
+        if all(distance(look) < distance(other) for other in looks):  # the nearest so far
+            look |= asked_to_refuse(state.policy)
+        looks.append(look)
         room.tick(1.0)
 
     train_rlhf(config, start(config, reference, reward_model), reference, reward_model,
                after_update)
-
-    def distance(look: dict[str, float]) -> float:
-        return abs((look["rm/mean"] - base) / (base + OFFSET) - GAIN)
-
-    before = refusals(exam, reference, length, everywhere=True)
     return min(looks, key=distance) | {
         "quarter/kl/exact": looks[HACKED.updates // 4 - 1]["kl/exact"],
-        "reference/consistency": before["refusal/consistency"]}
+        "reference/consistency": asked_to_refuse(reference)["refusal/consistency"]}
 
 
 PROBES = {"checkpoint": checkpoint}
@@ -322,4 +330,13 @@ TRIED = [
      "over seeds 0 to 4 and 200 to 204"),
     ("batches of 256 instead (seeds 0 to 4)",
      "SD 0.14: what differs between the seeds is the reward model, not the luck of a batch"),
+    ("β = 0.6, learning rate 2.5e-4 (seeds 0 to 4)",
+     "on two seeds the first half of the run stops at +15.3 and +16.4 %, the others pass 18: over "
+     "all 17.2 (SD 1.3), too near to 15. Outside 1 ± ε 0.195 (SD 0.019). With β = 0.45 and 3e-4 "
+     "the checkpoints are at 17.5 to 19.4 %, and it is 0.20 (SD 0.018; seeds 0 to 4, 200, 201)"),
+    ("REF with 8 replies to each request instead of 32, at those checkpoints (seeds 0 to 4)",
+     "it falls by 0.20 (SD 0.03), with 32 by 0.22 (SD 0.02)"),
+    ("a critic warmed up for 2 updates (learning rate 2.5e-4, seeds 0 to 2), or 4 (3e-4, 0 to 4)",
+     "0.32 to 0.36, and 0.33 to 0.47 (SD 0.055), of the advantages are positive no more; with 6 "
+     "updates 0.39 (SD 0.045). The policy still improves faster than the critic follows"),
 ]
