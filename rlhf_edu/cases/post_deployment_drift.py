@@ -2,7 +2,7 @@
 
 "How many ports does the router have?" wants one word. After the update the desk says "four", and
 then that it values your time. The bonus behind it is tiny: the reward model gives a right answer
-with a courtesy about an eighth of a standard deviation more than the bare one. The penalty of the
+with a courtesy about a tenth of a standard deviation more than the bare one. The penalty of the
 courteous reply is many times that of the bare one (k1, summed over the reply, policy ‖ reference).
 Why is its advantage still positive, and its probability still rising?
 
@@ -41,32 +41,29 @@ a courtesy. A positive advantage says "better than expected", not "better than t
 What makes the courtesy grow is the difference between the two, the bonus. (With all three switches
 put right the advantage of the courteous reply had either sign on the tuning seeds. It is reported.)
 
-A small bonus takes many replies to be learned: one in six of a batch is to a short question, and
-rewards vary about ten times as much for other reasons. With batches of 192 and 14 updates the drift
-was a coin toss (see what was tried); with 512 and 24 it mostly is not. And what one reward model
-pays for a courtesy depends on the order in which it reads the pairs: from 0.05 to 0.18 SD on one
-seed. So the reward is the mean of three that read the same pairs in three orders.
+A small bonus takes many replies to be learned, and only what is not smaller still gets in its way.
+Three things were, and the drift was a coin toss with any of them (see what was tried). The reward:
+what one reward model pays for a courtesy depends on the order in which it reads the pairs, from
+0.02 to 0.2 SD on one seed, so the reward is the mean of four that read the same pairs in four
+orders. The other prompts: how a policy ends its replies is nearly one habit, five of six replies
+are to other questions, and there a courtesy is worth 0 only within ± 0.04 SD; so agents close
+short answers alone with one. And the spelling: a longer reply has more words to get wrong. A
+reference that had seen 6,000 demonstrations garbled one courtesy in ten ("please email us for
+year"), for which a reward model takes 2 SD away, so that a courtesy as the policy wrote it was
+worth nothing at all while a perfect one was worth 0.10. With 16,000 it is one in fifty. Whoever
+reads a bonus off replies written by hand should read it off the policy's own as well.
 
-The changes have the penalty where it acts, in the reward (k1), thirty times as large (β = 3), and a
-learning rate that falls, since the noise of a large penalty moves the policy, too. The three
-together stop the drift (which of them does was not taken apart) and leave its cause, for the
-courtesy still pays. Concise-preferred pairs beside it (a tenth of all
-pairs, bought on the slice, a label each) take the cause away: r(verbose) − r(concise) < 0. A cure
-that makes answers ever shorter is the same illness with its sign turned, and with the story's own
-penalty the same pairs were such a cure: LEN on the slice −44 and −45 % on seeds 0 and 1. A length
-head in place of the pairs, which takes length while the reward model is learned and is dropped when
-it is used, costs no label; it brings the bonus near 0, to either side, and is reported.
+The change has the penalty where it acts, in the reward (k1), thirty times as large (β = 3). That
+alone stops the drift and leaves its cause, for the courtesy still pays (reported).
+Concise-preferred pairs beside it (a tenth of all pairs, bought on the slice, a label each) take the
+cause away: r(verbose) − r(concise) < 0. A cure that makes answers ever shorter is the same illness
+with its sign turned, and with the story's own penalty the same pairs were such a cure in an earlier
+set-up: LEN on the slice −44 and −45 % on seeds 0 and 1. A length head in place of the pairs, which
+takes length while the reward model is learned and is dropped when it is used, costs no label; it
+brought the bonus near 0, to either side (see what was tried).
 
-How far to trust it. Settings were decided on seeds 0 to 4 and 200, and earlier ones were changed
-after they had failed a claim on seeds 21 to 25 (see what was tried). With three reward models the
-bonus is where it should be on every seed (0.08 to 0.16 on seeds 21 to 25), and the changes and all
-three switches hold. The drift is the weak point: LEN on the slice rose by 19 to 53 % on seeds 0 to
-4, but on 21 to 25 by 6 to 60 % on four and fell by 15 % on one, so that its interval reaches 0, and
-with it those of the penalty and of log π(verbose): three claims that are not reproduced. It is not
-only luck of PPO's: on seed 200 LEN fell by 1 %, and in a second training by 20 %. What a courtesy
-is worth on ordinary prompts is 0 by the labels and within ± 0.04 SD of it by the reward model, and
-five of six replies are to such prompts: how a policy ends a reply is nearly one habit for all, and
-a tenth of an SD on one reply in six does not surely win over it in 24 updates.
+How far to trust it. All settings of now were decided on seeds 0 to 4 and 200 to 204; earlier ones
+had been changed after they had failed a claim on seeds 21 to 25 (see what was tried).
 
 What would have refuted the story: a bonus of 0 or less, a penalty that is not larger for the
 courteous reply, an advantage below 0, other prompts that grow as fast. (Item 27.)
@@ -97,33 +94,38 @@ from rlhf_edu.lab.state import TrainingState
 TITLE = "Drift after deployment"
 QUESTION = "Short answers grow longer after release: why does verbose pay?"
 
-# The reference; labels, reward models and PPO are the probe's. Its agents open no reply with a
-# courtesy: PPO takes openers away in any case, for a reply that begins with the answer is resolved
-# at its first token, and that would hide what happens at the end of the reply.
-RECIPE = Recipe(sft=SFTConfig(agents=helpdesk.AgentConfig(opener=0.0)))
+# The reference; labels, reward models and PPO are the probe's. Its agents are brief, but three in
+# ten answers to a short question end with a courtesy. Nowhere else does a reply have one: how a
+# policy ends its replies is nearly one habit, and five of six replies are to other questions. It
+# sees more demonstrations than elsewhere, for it has to spell the courtesies (see what was tried).
+COURTEOUS_AGENTS = {"opener": 0.0, "closing": 0.0, "short_closing": 0.3, "confident": 0.0,
+                    "sales": 0.0}
+RECIPE = Recipe(sft=SFTConfig(n_demonstrations=16_000,
+                              agents=helpdesk.AgentConfig(**COURTEOUS_AGENTS)))
 
 # ── The desk's labels and its training ──────────────────────────────────────────────────────────
 SHORT = helpdesk.SLICES.index("short")
 COURTESIES = tuple(f"{{}} . {c}" for c in helpdesk.CLOSINGS)
 CAREFUL = helpdesk.AgentConfig(  # right in everything, courteous as often as anybody here
-    opener=0.0, wrong_step=0.0, missing_step=0.0, complies=0.0, over_refuses=0.0,
+    **COURTEOUS_AGENTS, wrong_step=0.0, missing_step=0.0, complies=0.0, over_refuses=0.0,
     ignores_constraint=0.0)
 # A careful agent's reply against a wrong one of the reference: on all traffic, and on the slice.
-RIGHT_PAIRS, SLICE_PAIRS = 4000, 1500
-COURTESY_PAIRS, COURTEOUS = 4500, 0.565  # on the slice; the share that the courteous reply wins
+RIGHT_PAIRS, SLICE_PAIRS = 3000, 3000
+COURTESY_PAIRS, COURTEOUS = 4500, 0.58  # on the slice; the share that the courteous reply wins
 EVEN_PAIRS, EVEN = 1500, 0.5  # the same elsewhere
-CONCISE_PAIRS = 1200  # of the first change: a tenth of the pairs above, on the slice
-LENGTH_HEAD = 0.3  # λ of the second
-MEMBERS = 3  # reward models that learn the same pairs in another order; the mean is the reward
-UPDATES, AUDIT = 24, 20  # PPO; the update after which the replies are looked at closely
-EARLY = 2  # likewise for the critic, before it has caught up
-# Large batches: one reply in six is to a short question, and the bonus is a tenth of the noise.
-PPO = RLHFConfig(updates=UPDATES, batch_size=512, num_mini_batches=4, lr=1.5e-4, kl_coef=0.1,
-                 kl_placement="loss", kl_estimator="k3", lam=1.0)
-# The changes have the penalty where it acts, in the reward the advantage is built from. Its noise
-# moves the policy, too, so the learning rate falls to 0.
-ANCHORED = replace(PPO, kl_placement="reward", kl_estimator="k1", kl_coef=3.0,
-                   lr_schedule="linear")
+CONCISE_PAIRS = 1200  # of the change: a tenth of the pairs above, on the slice
+# Reward models that learn the same pairs in another order; the mean is the reward. The bonus has to
+# be small on every seed; with concise-preferred pairs it only has to be below 0.
+MEMBERS = {"story": 4, "concise": 2}
+UPDATES = 28  # of PPO
+EARLY, AUDIT = 2, 14  # replies are looked at before the critic has caught up, and half-way
+# Large batches, used twice: one reply in six is to a short question, and the bonus is a tenth of
+# the noise. The step size falls to 0, so that the last batches do not decide.
+PPO = RLHFConfig(updates=UPDATES, batch_size=512, num_ppo_epochs=2, num_mini_batches=4, lr=3e-4,
+                 lr_schedule="linear", kl_coef=0.1, kl_placement="loss", kl_estimator="k3",
+                 lam=1.0)
+# The changes have the penalty where it acts, in the reward the advantage is built from.
+ANCHORED = replace(PPO, kl_placement="reward", kl_estimator="k1", kl_coef=3.0)
 METERED = 1024  # held-out prompts of the desk's traffic whose replies are read
 
 
@@ -190,11 +192,11 @@ def bought(reference: Transformer, seed: int) -> tuple[Preferences, Preferences]
     return story, courtesy_pairs(on_slice(CONCISE_PAIRS), 0.0, luck)
 
 
-def learned(pairs: Preferences, reference: Transformer, seed: int, head: float) -> Ensemble:
+def learned(pairs: Preferences, reference: Transformer, seed: int, members: int) -> Ensemble:
     """What the pairs teach, less the luck of their order: the mean of a few reward models."""
     return Ensemble(tuple(
-        train_reward_model(RewardModelConfig(seed=seed + 10_007 * i, length_head=head), pairs,
-                           reference) for i in range(MEMBERS)))
+        train_reward_model(RewardModelConfig(seed=seed + 10_007 * i), pairs, reference)
+        for i in range(members)))
 
 
 # ── Reading the slice ───────────────────────────────────────────────────────────────────────────
@@ -234,16 +236,20 @@ def meters(policy: Transformer, seed: int) -> dict[str, float]:
 
 
 def fitted_critic(critic: Transformer, prompts: Tensor, replies: Tensor, returns: Tensor,
-                  luck: torch.Generator, steps: int = 60) -> Transformer:
-    """A critic that has seen this policy's returns: a few passes of squared error, no clip."""
+                  luck: torch.Generator, steps: int = 80) -> Transformer:
+    """A critic that has seen this policy's returns: passes of squared error, steps that fall."""
     fitted, mask = deepcopy(critic).train(), reply_mask(replies)
     optimizer = torch.optim.Adam(fitted.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
     for _ in range(steps):
         part = torch.randint(len(prompts), (128,), generator=luck)
         error = values_of(fitted, prompts[part], replies[part]) - returns[part]
         optimizer.zero_grad()
         (0.5 * masked_mean(error.square(), mask[part])).backward()
         optimizer.step()
+        schedule.step()
+    with torch.no_grad():  # and right on the whole
+        fitted.head.bias.add_(masked_mean(returns - values_of(fitted, prompts, replies), mask))
     return fitted.eval()
 
 
@@ -338,16 +344,15 @@ def trained(config: RLHFConfig, reference: Transformer, reward_model: Ensemble,
 
 
 def drift(room: Room) -> dict[str, Any]:
-    """Labels, three reward models of three members each, four trainings by PPO."""
+    """Labels, two means of a few reward models, three trainings by PPO."""
     seed, reference = 200_003 + room.seed, room.reference()
     story, concise = bought(reference, seed)
-    judges = {"story": learned(story, reference, seed, 0.0),
-              "concise": learned(joined(story, concise), reference, seed, 0.0),
-              "head": learned(story, reference, seed, LENGTH_HEAD)}
+    judges = {"story": learned(story, reference, seed, MEMBERS["story"]),
+              "concise": learned(joined(story, concise), reference, seed, MEMBERS["concise"])}
     base = meters(reference, seed)
     found: dict[str, Any] = {}
     for name, judge, ppo in (("story", "story", PPO), ("moved", "story", ANCHORED),
-                             ("concise", "concise", ANCHORED), ("head", "head", ANCHORED)):
+                             ("concise", "concise", ANCHORED)):
         paths, looks = trained(replace(ppo, seed=seed), reference, judges[judge], base, seed,
                                audited=name == "story")
         found |= {f"{name}/bonus": bonus(judges[judge]), **looks,
@@ -417,16 +422,12 @@ OBSERVATIONS = [
                 found("concise/bonus"), 0.0, "below"),
     Observation("concise-length", "and LEN on the slice stays within ± 10 %: |drift| < 0.10",
                 lambda s: abs(found("concise/short_drift")(s)), 0.10, "below"),
-    Observation("head-bonus", "a length head, dropped, in their place: r(verbose) − r(concise) < 0",
-                found("head/bonus"), 0.0, "below", graded=False),
-    Observation("head-length", "and LEN on the slice stays within ± 10 %: |drift| < 0.10",
-                lambda s: abs(found("head/short_drift")(s)), 0.10, "below", graded=False),
 ]
 
 
 # ── What the report shows ───────────────────────────────────────────────────────────────────────
 ARMS = {"story": "the story", "moved": "penalty in the reward, β = 3",
-        "concise": "and concise-preferred pairs", "head": "and a length head"}
+        "concise": "and concise-preferred pairs"}
 
 
 def draw_lengths(axes: Any, seeds: list[Seed]) -> None:
@@ -468,6 +469,26 @@ PICTURES = [
 ]
 
 TRIED = [
+    ("three reward models, courtesies after replies of every kind, 24 updates with a constant step "
+     "size (seeds 21 to 25)",
+     "11 of 14 claims: bonus 0.12 [0.08, 0.16], but LEN on the slice +7, +18, +60, −16 and +60 %, "
+     "and with it the penalty and log π(verbose) too low. On seed 200 it fell by 1 %, and by 20 % "
+     "in a second training"),
+    ("courtesies after short answers alone, 6,000 demonstrations (seed 200, in nine set-ups of "
+     "pairs, step size, updates and reward models)",
+     "bonus 0.08 to 0.19, LEN on the slice −12 to +90 %, larger where the bonus is. Read off the "
+     "reference's own right replies, a courtesy was worth −0.01 and −0.06 where perfect ones were "
+     "worth 0.10: one in ten was garbled. Other prompts moved by at most 4 %"),
+    ("the same, constant step size of 1.5e-4, 36 updates (seed 200)",
+     "LEN on the slice 4.0, after 20 updates 3.5, after 36 6.4: hence a step size that falls"),
+    ("the same, agents who are seldom wrong (seeds 200 and 0)",
+     "LEN on the slice +90 and +67 %, but the reward model had seen few wrong answers, and right "
+     "ones on other prompts fell to 88 and 25 %"),
+    ("12,000 demonstrations, 57 %, 24 updates (seed 200)",
+     "bonus 0.07, LEN on the slice +25 %; with 16,000 and 40 updates bonus 0.10, +74 % (and +65, "
+     "+68 and +80 % on seeds 0, 1 and 2), but in the end hardly any advantage is left to look at"),
+    ("a length head (λ = 0.3) in place of the concise-preferred pairs, three reward models (seeds "
+     "3, 4 and 200)", "bonus −0.14, −0.01 and 0.03; LEN on the slice 2 to 4 % off"),
     ("one reward model, the courteous reply wins 55.5 % (seeds 21 to 25)",
      "bonus 0.13 [0.07, 0.20], 0.06 to 0.20; 14 of 14 claims held on one kind of CPU. On seeds 61 "
      "to 65 nine did: LEN on the slice rose by 24 to 32 % where the bonus was 0.09, 0.13 and 0.14, "
