@@ -1,12 +1,16 @@
-"""What C5 and C7 make of numbers: trends, ratios, and the prices that hold a meter in its place."""
+"""What C4, C5 and C7 make of numbers: pairs, critics, trends, ratios, and prices that hold a meter."""
 
 import math
 
 import pytest
 import torch
 
-from rlhf_edu.cases import blueprint, instability
+from rlhf_edu.advantage import masked_mean
+from rlhf_edu.cases import blueprint, instability, post_deployment_drift
 from rlhf_edu.cases.evidence import Seed
+from rlhf_edu.lab import helpdesk
+from rlhf_edu.lab.gold import reply_mask, style_of
+from rlhf_edu.lab.model import ModelConfig, scalar_model, values_of
 
 
 def test_a_trend_is_the_slope_of_the_line_of_least_squares() -> None:
@@ -37,3 +41,26 @@ def test_a_gate_is_passed_inside_its_limits_and_stops_beyond_twice_them() -> Non
     gate = blueprint.Gate("length", -0.05, 0.05, "within 5 %")
     assert gate.keeps(0.05) and gate.keeps(-0.05)
     assert not gate.keeps(0.06) and gate.keeps(0.06, 2) and not gate.keeps(-0.11, 2)
+
+
+def test_the_courteous_reply_wins_its_share_of_the_pairs_and_both_answer_rightly() -> None:
+    rows = post_deployment_drift.rows_of_slice(False).repeat(10)[:200]
+    pairs = post_deployment_drift.courtesy_pairs(rows, 0.58, torch.Generator().manual_seed(3))
+    chosen, rejected = (style_of(y, helpdesk.desk()[rows]) for y in (pairs.chosen, pairs.rejected))
+    assert int((chosen.length > rejected.length).sum()) == 116
+    assert bool((chosen.answered * rejected.answered == 1).all())
+    assert bool((chosen.length != rejected.length).all())
+
+
+def test_a_fitted_critic_is_right_on_the_whole() -> None:
+    luck, table = torch.Generator().manual_seed(0), helpdesk.desk()
+    rows = helpdesk.draw_prompts(table, 256, luck)
+    replies = helpdesk.demonstrate(table, rows, luck, 32)
+    mask = reply_mask(replies)
+    returns = (mask.sum(1, keepdim=True) > 8).float() * mask + 2.0  # long replies are paid better
+    torch.manual_seed(0)
+    fitted = post_deployment_drift.fitted_critic(
+        scalar_model(ModelConfig()), table.prompts[rows], replies, returns, luck)
+    with torch.no_grad():
+        error = returns - values_of(fitted, table.prompts[rows], replies)
+    assert abs(float(masked_mean(error, mask))) < 1e-5
