@@ -30,7 +30,7 @@ policy's returns takes much of the advantage away; later it has caught up, and t
 nothing (−0.001 [−0.065, 0.063] after twenty on seeds 21 to 25, in an earlier set-up). The design of
 this case expected a critic that explains the shaped returns worse than a constant, EV < 0. Ours
 explains an eighth of them after two updates and most after fourteen; on twenty further seeds (300
-to 319; two fifths after two updates, with passes of four instead of two over a batch) EV was 0.03
+to 319; two fifths after two updates, when each batch was used four times) EV was 0.03
 to 0.22 after the first update, 0.05 to 0.48 after the second, 0.06 to 0.77 after the fourth, and
 never below 0. That threshold does not fit: EV is 1 − Var(R − V)/Var(R), a variance does not see
 that V is too low everywhere, which is what lagging is, and a critic whose trunk starts as the
