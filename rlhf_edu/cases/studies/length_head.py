@@ -272,8 +272,8 @@ TRIED = [
     ("and policies after 3, 4 and 5 updates (seed 0)",
      "SALES × 3.1, 4.3, 5.8, LEN + 9, 12, 18 %, GOLD at equal length 0.08, 0.13, 0.16"),
     ("length bias 0.235, λ = 0.003, four updates (seeds 21 to 25)",
-     "6 of 7: ρ 0.47 [0.46, 0.48], −1.6 [−1.9, −1.2] points, SALES log2 2.0 [1.6, 2.4], but LEN off "
-     "by 12 % [6, 18]. So three updates again, which make less of both"),
+     "6 of 7: ρ 0.47 [0.46, 0.48], −1.6 [−1.9, −1.2] points, SALES log2 2.0 [1.6, 2.4], but LEN "
+     "off by 12 % [6, 18]. So three updates again, which make less of both"),
     ("the same (seeds 0 and 200)",
      "ρ 0.53, 0.47; |ρ| 0.02, 0.02; −1.3, −1.5 points; LEN + 52, 47 % with one head, off by 12 and "
      "10 % with two; GOLD 0.20, 0.14; SALES × 3.7, 4.2"),
