@@ -64,7 +64,7 @@ RECIPE = Recipe(
     raters={"length": RATERS},
     arms={
         "standard": Arm("PPO", "length", ppo()),
-        "high-lambda": Arm("PPO, β × 6", "length", ppo(0.3)),
+        "high-lambda": Arm("PPO, β × 12", "length", ppo(0.6)),
     },
     exam=ExamConfig(every=UPDATES, prompts=64),
 )
@@ -189,7 +189,10 @@ TRIED = [
      "the mean of four (0 to 4, 91 to 95, then 111 to 115)",
      "0.85 [0.66, 1.04], 0.84 [0.698, 0.99] recovered; 0.91 [0.75, 1.07], 0.84 [0.74, 0.94], then "
      "0.76 [0.68, 0.83]"),
-    ("length bias 0.4, noise 4.2, as it is now (seed 0 alone)",
+    ("β × 6, not × 12, for the larger penalty (seeds 21 to 25)",
+     "shorter by 1.6, 4.2, 1.5, 1.2 and 1.6 tokens than the standard run: five other seeds as uneven "
+     "would show it in four cases of five"),
+    ("length bias 0.4, noise 4.2 (seed 0 alone)",
      "0.84 recovered, the longer reply chosen in 60 % of the labels, GOLD −1.3"),
 ]
 PICTURES = [Picture(
