@@ -190,8 +190,8 @@ TRIED = [
      "0.85 [0.66, 1.04], 0.84 [0.698, 0.99] recovered; 0.91 [0.75, 1.07], 0.84 [0.74, 0.94], then "
      "0.76 [0.68, 0.83]"),
     ("β × 6, not × 12, for the larger penalty (seeds 21 to 25)",
-     "shorter by 1.6, 4.2, 1.5, 1.2 and 1.6 tokens than the standard run: five other seeds as uneven "
-     "would show it in four cases of five"),
+     "shorter by 1.6, 4.2, 1.5, 1.2 and 1.6 tokens than the standard run: five other seeds as "
+     "uneven would show it in four cases of five"),
     ("length bias 0.4, noise 4.2 (seed 0 alone)",
      "0.84 recovered, the longer reply chosen in 60 % of the labels, GOLD −1.3"),
 ]
