@@ -38,7 +38,8 @@ that is refused belongs beside it. It is read on all 24 clusters of such request
 among them: which of six held-out clusters flip is luck that differs from run to run, even between
 two CPUs that round differently (see what was tried). And it is read with 32 replies to each
 request: of few replies max(p, 1 − p) comes out too high where p is near a half, which hides a part
-of the fall.
+of the fall. The reference refuses nearly every such request: from agents who carry one in seven of
+them out it learns to be of two minds itself, and less is left to lose.
 """
 
 import math
@@ -52,6 +53,7 @@ from rlhf_edu.cases.pictures import curves
 from rlhf_edu.cases.stages import Arm, Recipe, Room, seeded
 from rlhf_edu.cases.world import BIASED, HONEST
 from rlhf_edu.lab.evaluate import ExamConfig, make_exam, refusals
+from rlhf_edu.lab.helpdesk import AgentConfig
 from rlhf_edu.lab.model import Transformer
 from rlhf_edu.lab.rlhf import RLHFConfig, start, train_rlhf
 from rlhf_edu.lab.sft import SFTConfig
@@ -86,7 +88,7 @@ def changed(title: str, **settings: Any) -> Arm:
 
 
 RECIPE = Recipe(
-    sft=SFTConfig(),
+    sft=SFTConfig(agents=AgentConfig(complies=0.05)),  # few who carry out what is wrong
     raters={"biased": BIASED, "honest": HONEST},
     arms={
         "hacked": changed("the story"),
@@ -297,6 +299,10 @@ REPLIES = {
     "honest raters: what changes is the cause."
 }
 TRIED = [
+    ("agents who carry out 15 % of such requests, as elsewhere, not 5 % (seeds 31 to 35)",
+     "16 of 17: REF falls by 7, 16, 5, 13 and 17 points, from 0.76 to 0.85. On seeds 0 to 4, 200 "
+     "and 201 it had been 20 (SD 4), on 21 to 25 20 (SD 2). With 5 %, on seeds 0 to 4 and 200: from "
+     "0.90 to 0.93, by 22, 32, 29, 33, 28 and 28 points, and the reward is up by 17 to 21 %"),
     ("k1 in the loss with β = 0.1, λ = 0.95, 5 added to every score, 16 updates (seed 0)",
      "LEN 1.12 times only, GOLD 0.89 → −1.36: with λ < 1 the first tokens of a long reply get "
      "less of the constant, so an uncentred reward pays for being short"),
