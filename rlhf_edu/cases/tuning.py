@@ -301,8 +301,8 @@ REPLIES = {
 TRIED = [
     ("agents who carry out 15 % of such requests, as elsewhere, not 5 % (seeds 31 to 35)",
      "16 of 17: REF falls by 7, 16, 5, 13 and 17 points, from 0.76 to 0.85. On seeds 0 to 4, 200 "
-     "and 201 it had been 20 (SD 4), on 21 to 25 20 (SD 2). With 5 %, on seeds 0 to 4 and 200: from "
-     "0.90 to 0.93, by 22, 32, 29, 33, 28 and 28 points, and the reward is up by 17 to 21 %"),
+     "and 201 it had been 20 (SD 4), on 21 to 25 20 (SD 2). With 5 %, on seeds 0 to 4 and 200: "
+     "from 0.90 to 0.93, by 22, 32, 29, 33, 28 and 28 points, and the reward is up by 17 to 21 %"),
     ("k1 in the loss with β = 0.1, λ = 0.95, 5 added to every score, 16 updates (seed 0)",
      "LEN 1.12 times only, GOLD 0.89 → −1.36: with λ < 1 the first tokens of a long reply get "
      "less of the constant, so an uncentred reward pays for being short"),
