@@ -470,7 +470,7 @@ PICTURES = [
             "seeds, thick lines their mean.", draw_lengths),
     Picture("Why the advantage stays positive, one switch at a time",
             f"Right answers with a courtesy, read after update {AUDIT}. A dot is a seed. The "
-            f"critic's switch is graded after update {EARLY}; here it is no longer seen.",
+            f"critic's switch is graded after update {EARLY}; here less of it is left.",
             draw_switches, shape=(2, 1), height=2.4),
 ]
 
