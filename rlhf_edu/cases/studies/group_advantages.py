@@ -23,11 +23,12 @@ penalty is k3 in the loss, as in GRPO, with a small β; Dr. GRPO is the same run
    so theirs is the stronger pull, and they grow under GRPO: 0.06 words an update [0.04, 0.08] on
    seeds 21 to 25, 0.06 [0.02, 0.09] on 81 to 85. What nothing pays for drifts by chance, more in
    one run than GRPO adds to it; so six runs are averaged on each seed, every one with a reference
-   of its own. That they do *not* grow under Dr. GRPO is less sure than the table says: 0.014
-   [−0.003, 0.032] on 21 to 25 reaches 0, but on 81 to 85, which were not used before, it is 0.025
-   [0.023, 0.027], half of GRPO's growth, and NOT REPRODUCED. A likely cause: to one prompt a right
-   answer is about a word longer than a wrong one, so learning lengthens. Agents who leave no step
-   out make it 0.6 words, and with them Dr. GRPO's growth is a third of GRPO's, not yet 0.
+   of its own. That they do *not* grow under Dr. GRPO is not reproduced: 0.014 [−0.003, 0.032] on 21
+   to 25 reached 0 on one kind of CPU, but on another, where the same seeds are other draws, it is
+   0.032 [0.014, 0.050], and on 81 to 85 0.025 [0.023, 0.027], half of GRPO's growth. A likely
+   cause: to one prompt a right answer is about a word longer than a wrong one, so learning
+   lengthens. Agents who leave no step out make it 0.6 words, and with them Dr. GRPO's growth is a
+   third of GRPO's, not yet 0.
 
 Why the checker matters. One that looks for further, wrong units in the whole of a reply pays for
 what follows, too, and learning itself then moves lengths: with it, wrong replies shrank under Dr.
