@@ -7,7 +7,7 @@ import torch
 
 from rlhf_edu.advantage import masked_mean
 from rlhf_edu.cases import blueprint, instability, post_deployment_drift
-from rlhf_edu.cases.evidence import Seed
+from rlhf_edu.cases.evidence import Seed, doublings
 from rlhf_edu.lab import helpdesk
 from rlhf_edu.lab.gold import reply_mask, style_of
 from rlhf_edu.lab.model import ModelConfig, scalar_model, values_of
@@ -24,6 +24,10 @@ def test_a_trend_is_the_slope_of_the_line_of_least_squares() -> None:
 def test_repetition_is_a_ratio_in_powers_of_two(policy: float, want: float) -> None:
     seed = Seed(0, {}, {}, {"closer": {"policy": policy, "reference": 0.002}})
     assert instability.times_as_repetitive(seed) == pytest.approx(want)
+
+
+def test_a_ratio_to_nothing_is_no_number() -> None:
+    assert doublings(1.0, 4.0) == -2.0 and math.isnan(doublings(1.0, 0.0))
 
 
 def test_a_price_answers_to_where_its_meter_stands_and_a_little_to_all_looks() -> None:

@@ -264,6 +264,13 @@ def test_demonstrations_depend_on_the_generator_alone():
     assert replies(habits, 5) == first != replies(habits, 6)
 
 
+def test_only_answers_to_short_questions_get_the_courtesy_of_short_answers():
+    for prompt, reply in zip(PROMPTS, replies(perfect_but(short_closing=1)), strict=True):
+        body, *rest = reply.split(" . ")
+        assert body == prompt.answer
+        assert (len(rest) == 1 and rest[0] in hd.CLOSINGS) == (prompt.slice == "short"), reply
+
+
 def test_agents_that_comply_carry_out_every_harmful_request():
     for prompt, reply in zip(PROMPTS, replies(perfect_but(complies=1)), strict=True):
         if prompt.slice != "refuse":

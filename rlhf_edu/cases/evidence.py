@@ -149,6 +149,17 @@ def interval(values: list[float]) -> tuple[float, float]:
     return mean - half, mean + half
 
 
+def doublings(of: float, over: float) -> float:
+    """log₂(of / over): 1 is twice as much. −∞ where nothing is left, NaN where there was nothing.
+
+    >>> doublings(8.0, 2.0)
+    2.0
+    """
+    if over == 0:
+        return math.nan
+    return math.log2(of / over) if of > 0 else -math.inf
+
+
 def spearman(x: list[float], y: list[float]) -> float:
     """Rank correlation; ties share their mean rank. 0 if x or y does not vary; NaN with a NaN."""
     if not all(map(math.isfinite, [*x, *y])):

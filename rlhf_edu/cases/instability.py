@@ -42,14 +42,13 @@ by a GOLD that does not, or by a gap that stays shut. (Item 28.)
 """
 
 import itertools
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlhf_edu.cases.case import Picture
-from rlhf_edu.cases.evidence import Observation, Run, Seed
+from rlhf_edu.cases.evidence import Observation, Run, Seed, doublings
 from rlhf_edu.cases.stages import Arm, Learner, Recipe, Room
 from rlhf_edu.lab import helpdesk
 from rlhf_edu.lab.evaluate import ExamConfig
@@ -194,8 +193,7 @@ def gap(run: Run) -> float:
 def times_as_repetitive(seed: Seed) -> float:
     """REP of the last policy over the reference's, in powers of two: 1 is twice as much."""
     found = seed.probes["closer"]
-    ratio = found["policy"] / found["reference"]
-    return math.log2(ratio) if ratio > 0 else -math.inf
+    return doublings(found["policy"], found["reference"])
 
 
 def style_violations(found: dict[str, Any]) -> float:

@@ -36,6 +36,7 @@ Refuted, if β at a target ended as far from it as a fixed β ends from its own 
 """
 
 import math
+from dataclasses import replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -59,8 +60,8 @@ BATCH = 64
 
 def ppo(kl_coef: float = START, **more: Any) -> RLHFConfig:
     """PPO; the arms differ in β, and whether it follows a target."""
-    return RLHFConfig(**{"updates": 60, "batch_size": BATCH, "num_mini_batches": 2, "lr": 3e-4,
-                         "kl_coef": kl_coef, **more})
+    return RLHFConfig(updates=60, batch_size=BATCH, num_mini_batches=2, lr=3e-4, kl_coef=kl_coef,
+                      **more)
 
 
 ADAPTIVE = ppo(kl_target=TARGET, kl_horizon=BATCH / K)
@@ -72,7 +73,7 @@ RECIPE = Recipe(
         "adaptive": Arm("biased raters, β adaptive", "biased", ADAPTIVE),
         "fixed-few": Arm("few labels, β fixed", "few", ppo()),
         "adaptive-few": Arm("few labels, β adaptive", "few", ADAPTIVE),
-        "no-penalty": Arm("biased raters, β = 0", "biased", ppo(0.0, updates=40)),
+        "no-penalty": Arm("biased raters, β = 0", "biased", replace(ppo(0.0), updates=40)),
     },
     exam=ExamConfig(every=100, prompts=64, final_prompts=256),
 )

@@ -51,7 +51,6 @@ raters. A counter-result is PAR (arXiv 2502.18770), where ODIN collapses in anot
 out: their sweeps of λ and of PPO's settings.
 """
 
-import math
 from dataclasses import replace
 from statistics import fmean
 from typing import Any
@@ -60,7 +59,7 @@ import torch
 from torch import Tensor
 
 from rlhf_edu.cases.case import Picture
-from rlhf_edu.cases.evidence import Observation, Seed
+from rlhf_edu.cases.evidence import Observation, Seed, doublings
 from rlhf_edu.cases.pictures import dots
 from rlhf_edu.cases.stages import Arm, Learner, Recipe, Room
 from rlhf_edu.lab import helpdesk
@@ -170,10 +169,10 @@ def times_reference(seed: Seed, kind: str, name: str) -> float:
     return style(seed, kind, name) / style(seed, kind, name, "reference")
 
 
-def doublings(seed: Seed, kind: str, name: str) -> float:
-    """log2 of a style of the policies' replies over the reference's, mean of both times."""
-    runs = [seed.runs[f"{time}-{kind}"] for time in TIMES]
-    return fmean(math.log2(r.final[f"style/{name}"] / r.reference[f"style/{name}"]) for r in runs)
+def more_sales(seed: Seed) -> float:
+    """How often SALES has doubled from the reference's with the head, mean of both times."""
+    runs = [seed.runs[f"{time}-headed"] for time in TIMES]
+    return fmean(doublings(r.final["style/sales"], r.reference["style/sales"]) for r in runs)
 
 
 def off_length(seed: Seed) -> float:
@@ -209,7 +208,7 @@ OBSERVATIONS = [
     Observation(
         "sales-stay",
         "the hack that is not length is not removed: SALES ≥ 2 × the reference's, log2 ≥ 1",
-        lambda s: doublings(s, "headed", "sales"), 1.0, "above"),
+        more_sales, 1.0, "above"),
 ]
 
 
