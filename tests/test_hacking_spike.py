@@ -21,29 +21,33 @@ def seed(**runs: Run) -> Seed:
     return Seed(0, {name.replace("_", "-"): each for name, each in runs.items()}, {})
 
 
-QUIET, JUMP = [0.0, 1.0, 2.0], [9.0, 10.0, 11.0, 12.0, 13.0, 14.0]  # it jumps at update 150
+QUIET, JUMP = [0.0, 1.0, 2.0], [9.0, 10.0, 11.0, 12.0, 13.0, 14.0]  # half-way up at 7
 
 
-def test_the_jump_is_where_the_steepest_50_updates_end_and_7_times_the_median():
+def test_a_jump_is_7_times_the_median_slope_and_half_way_up_between_two_examinations():
     story = seed(story=run(QUIET + JUMP))
-    assert case.change_point(story, "rm/mean") == 150
     assert case.jump(story, "rm/mean") == pytest.approx(7.0)
+    assert case.change_point(story, "rm/mean") == pytest.approx(100 + 50 * (7 - 2) / (9 - 2))
 
 
-def test_after_is_what_follows_the_jump_all_of_it_or_so_many_updates():
-    story = seed(story=run(QUIET + JUMP, [0.9] * 4 + [0.1, 0.2, 0.3, 0.4, 0.8]))
-    assert case.after(story, "rm/accuracy_on") == pytest.approx(0.36)
+def test_half_way_is_of_the_rise_in_the_first_800_updates():
+    ramp = [float(i) for i in range(17)]  # 16 after 800 updates, from 0: half-way is 8, at 400
+    assert case.change_point(seed(story=run(ramp)), "rm/mean") == pytest.approx(400)
+    assert case.change_point(seed(story=run([*ramp, 90.0])), "rm/mean") == pytest.approx(400)
+    shifted = [5.0 + 3.0 * x for x in ramp]  # where it begins and its unit do not matter
+    assert case.change_point(seed(story=run(shifted)), "rm/mean") == pytest.approx(400)
+
+
+def test_before_is_the_first_half_of_the_way_and_after_all_that_follows_or_so_many_updates():
+    story = seed(story=run(QUIET + JUMP, [0.2, 0.4, 0.9, 0.1, 0.2, 0.3, 0.4, 0.8, 0.6]))
+    assert case.before(story, "rm/accuracy_on") == pytest.approx(0.3)  # at updates 0 and 50
+    assert case.after(story, "rm/accuracy_on") == pytest.approx(0.4)
     assert case.after(story, "rm/accuracy_on", 200) == pytest.approx(0.25)
     assert case.after(story, "rm/accuracy_on", 100) == pytest.approx(0.15)
 
 
-def test_a_jump_that_comes_earlier_with_the_penalty_is_no_delay():
+def test_a_delay_is_that_of_the_story_and_negative_where_it_is_first():
     late, early = run([0.0, 1, 2, 3, 4, 5, 12, 13, 14]), run(QUIET + JUMP)
-    assert case.delay(seed(story=late, no_penalty=early), "no-penalty") == 150
-    assert case.delay(seed(story=early, no_penalty=late), "no-penalty") == 0
-
-
-def test_delay_sees_no_more_of_the_story_than_the_other_arm_lasts():
-    story = run([*QUIET, 9.0, 10.0, 30.0])  # its steepest 50 updates end after those of the arm
-    arm = run([0.0, 7.0, 8.0, 9.0, 10.0])  # ends at 200; jumps at 50
-    assert case.delay(seed(story=story, no_penalty=arm), "no-penalty") == 100
+    expected = (250 + 50 * 2 / 7) - (100 + 50 * 5 / 7)
+    assert case.delay(seed(story=late, no_penalty=early), "no-penalty") == pytest.approx(expected)
+    assert case.delay(seed(story=early, no_penalty=late), "no-penalty") == pytest.approx(-expected)

@@ -22,7 +22,7 @@ sentence, pairs differ most in which sentence it is, and there the reward model 
 What the constraint did. β = 0.1 stood in the reward as k1, where it does act. But to say a sentence
 that the reference says once in forty replies costs log 40 ≈ 3.7 nats, which times β is 0.4 SD, and
 the sentence earns more than ten times that. So this β neither prevents the spike nor delays it by
-100 updates on any seed. Twenty times the β does hold it down.
+100 updates on any seed: by some 20 on average. Twenty times the β does hold it down.
 
 The single first change. The cause is in the labels, so that is where the first change goes: the
 same raters compare pairs *matched* in length, sales words and over-confident words, where taste has
@@ -88,6 +88,7 @@ def raters(**pairs: Any) -> RaterConfig:
 
 
 UPDATES = 2000  # of the story; over them the step size falls to 0
+ARMS = 800  # of the arms that change something: the first part of the same schedule
 
 
 def ppo(updates: int, kl_coef: float = BETA) -> RLHFConfig:
@@ -112,9 +113,9 @@ RECIPE = Recipe(
     },
     arms={
         "story": Arm("the story: β = 0.1", "raters", ppo(UPDATES)),
-        "no-penalty": Arm("no penalty, β = 0", "raters", ppo(800, 0.0)),
-        "larger-beta": Arm("β = 2", "raters", ppo(800, 20 * BETA)),
-        "matched-pairs": Arm("matched pairs", "matched", ppo(800)),
+        "no-penalty": Arm("no penalty, β = 0", "raters", ppo(ARMS, 0.0)),
+        "larger-beta": Arm("β = 2", "raters", ppo(ARMS, 20 * BETA)),
+        "matched-pairs": Arm("matched pairs", "matched", ppo(ARMS)),
     },
     exam=ExamConfig(every=EVERY, prompts=256, final_prompts=256),
     judge="raters",
@@ -178,20 +179,26 @@ def jump(seed: Seed, name: str) -> float:
     return max(found) / statistics.median(map(abs, found))
 
 
-def change_point(seed: Seed, name: str, arm: str = STORY, until: int | None = None) -> int:
-    """The update at which the steepest 50 updates end; of those up to `until`, if given."""
-    found = slopes(seed, name, arm)[: until // EVERY if until else None]
-    return EVERY * (1 + found.index(max(found)))
+def change_point(seed: Seed, name: str, arm: str = STORY) -> float:
+    """The update at which a metric is half-way up: from its first value to that after 800 updates.
+
+    Read between two examinations, on a straight line. (The steepest 50 updates are where it should
+    be on most seeds, but where the climb is an even one they are luck.)
+    """
+    values = [exam[name] for exam in seed.runs[arm].exams if exam["update"] <= ARMS]
+    half = (values[0] + values[-1]) / 2
+    k = next(k for k, value in enumerate(values) if value >= half)
+    return EVERY * (k - (values[k] - half) / (values[k] - values[k - 1]))
 
 
 def before(seed: Seed, name: str) -> float:
-    """Mean over the examinations before the steepest 50 updates of RM begin."""
-    end = change_point(seed, "rm/mean") - EVERY
+    """Mean over the examinations in the first half of the time until RM is half-way up."""
+    end = change_point(seed, "rm/mean") / 2
     return statistics.fmean(e[name] for e in seed.runs[STORY].exams if e["update"] <= end)
 
 
 def after(seed: Seed, name: str, within: int = 10**6) -> float:
-    """Mean over the examinations in the updates that follow the steepest 50 updates of RM."""
+    """Mean over the examinations in so many updates after RM is half-way up."""
     end, exams = change_point(seed, "rm/mean"), seed.runs[STORY].exams
     return statistics.fmean(e[name] for e in exams if 0 < e["update"] - end <= within)
 
@@ -201,14 +208,9 @@ def late(seed: Seed, name: str) -> float:
     return statistics.fmean(e[name] for e in seed.runs[STORY].exams[-10:])
 
 
-def delay(seed: Seed, arm: str) -> int:
-    """Updates by which KLREF jumps later in the story than in an arm; 0 if it is no later.
-
-    As far as that arm runs.
-    """
-    until = seed.runs[arm].exams[-1]["update"]
-    story = change_point(seed, "kl/exact", until=until)
-    return max(0, story - change_point(seed, "kl/exact", arm))
+def delay(seed: Seed, arm: str) -> float:
+    """Updates by which RM is half-way up later in the story than in an arm."""
+    return change_point(seed, "rm/mean") - change_point(seed, "rm/mean", arm)
 
 
 def best_gold_at(seed: Seed) -> float:
@@ -242,10 +244,10 @@ OBSERVATIONS = [
         "kl-jumps", "KLREF: its largest 50-update slope is ≥ 5 × the median slope",
         lambda s: jump(s, "kl/exact"), 5.0, "above"),
     Observation(
-        "together", "the two jumps are within 100 updates of each other",
+        "together", "the two jumps are within 100 updates of each other: half-way up",
         lambda s: abs(change_point(s, "rm/mean") - change_point(s, "kl/exact")), 100.0, "below"),
     Observation(
-        "quiet-first", "they do not come at once: the steepest 50 updates of RM end after 150",
+        "quiet-first", "they do not come at once: RM is half-way up after 150 updates",
         lambda s: change_point(s, "rm/mean"), 150.0, "above"),
     Observation(
         "constraint-falls",
@@ -286,8 +288,8 @@ OBSERVATIONS = [
         "sentence-alone", "and the sentence alone, with no answer, scores above a right reply",
         lambda s: s.probes["sentence"]["raters/alone"], 0.0, "above"),
     Observation(
-        "penalty-idle", "this β did not delay it by 100 updates: KLREF jumps no later than 100 "
-        "updates after it does with β = 0 (both in the first 800 updates)",
+        "penalty-idle", "this β did not delay it by 100 updates: RM is half-way up less than 100 "
+        "updates later than with β = 0",
         lambda s: delay(s, "no-penalty"), 100.0, "below"),
     Observation(
         "larger-beta-holds", "20 β prevents more than half of the rise of CONF",
@@ -303,6 +305,10 @@ OBSERVATIONS = [
 
 
 TRIED = [
+    ("the end of the steepest 50 updates as the change-point (seeds 41 to 45, not used before)",
+     "16 of 18: on seed 43 the climb is even from update 250 to 600, and KLREF's steepest 50 "
+     "updates end 200 after RM's, and 200 after those without a penalty. By the updates where each "
+     "is half-way up these are 28 and 50"),
     ("a constant step of 4e-5 (seeds 0 to 4, 200 and 201)",
      "RM's steepest slope 12, 9, 9.5, 8, 11, 3.5 and 5 times the median one, KLREF's 11, 7, 8, 10, "
      "14, 5 and 8: what comes after the jump is the noise of steps as large as before it, and that "
