@@ -30,12 +30,12 @@ def test_a_jump_is_7_times_the_median_slope_and_half_way_up_between_two_examinat
     assert case.change_point(story, "rm/mean") == pytest.approx(100 + 50 * (7 - 2) / (9 - 2))
 
 
-def test_half_way_is_of_the_rise_in_the_first_800_updates():
-    ramp = [float(i) for i in range(17)]  # 16 after 800 updates, from 0: half-way is 8, at 400
-    assert case.change_point(seed(story=run(ramp)), "rm/mean") == pytest.approx(400)
-    assert case.change_point(seed(story=run([*ramp, 90.0])), "rm/mean") == pytest.approx(400)
+def test_half_way_is_of_the_rise_in_the_first_600_updates():
+    ramp = [float(i) for i in range(13)]  # 12 after 600 updates, from 0: half-way is 6, at 300
+    assert case.change_point(seed(story=run(ramp)), "rm/mean") == pytest.approx(300)
+    assert case.change_point(seed(story=run([*ramp, 90.0])), "rm/mean") == pytest.approx(300)
     shifted = [5.0 + 3.0 * x for x in ramp]  # where it begins and its unit do not matter
-    assert case.change_point(seed(story=run(shifted)), "rm/mean") == pytest.approx(400)
+    assert case.change_point(seed(story=run(shifted)), "rm/mean") == pytest.approx(300)
 
 
 def test_before_is_the_first_half_of_the_way_and_after_all_that_follows_or_so_many_updates():
