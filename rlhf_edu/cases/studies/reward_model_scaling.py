@@ -32,6 +32,7 @@ RLHF, and α and β of reinforcement learning (P2).
 """
 
 import math
+import statistics
 from dataclasses import replace
 from typing import Any
 
@@ -142,9 +143,10 @@ def beta_against_size(seeds: list[Seed]) -> float:
     return spearman(list(WIDTHS), [fit(mean_curve(seeds, w))[1] for w in WIDTHS])
 
 
-def peak_against_size(seeds: list[Seed]) -> float:
-    """Spearman's correlation of width and the highest gold of its mean curve."""
-    return spearman(list(WIDTHS), [max(mean_curve(seeds, w)) for w in WIDTHS])
+def peak_by_size(seed: Seed) -> float:
+    """Slope of a width's highest gold on log₂ width: gold for twice the width."""
+    peaks = [max(seed.probes["sizes"][f"gold/{width}"]) for width in WIDTHS]
+    return statistics.linear_regression([math.log2(w) for w in WIDTHS], peaks).slope
 
 
 def crossing(level: float, drift: list[float], gold: list[float]) -> float:
@@ -173,8 +175,8 @@ OBSERVATIONS = [
         "beta-falls", "β falls with size: Spearman(log width, β of the mean curve) ≤ −0.8",
         beta_against_size, -0.8, "below", pooled=True, paper="β falls from 3M to 3B parameters"),
     Observation(
-        "peak-rises", "and the peak rises: Spearman(log width, largest gold) ≥ 0.8",
-        peak_against_size, 0.8, "above", pooled=True, paper="the peak rises"),
+        "peak-rises", "and the peak rises: slope of the largest gold on log₂ width > 0",
+        peak_by_size, 0.0, "above", paper="the peak rises"),
     Observation(
         "smallest-turns", "best of n turns for the smallest size: gold ends below its peak",
         lambda s: s.probes["sizes"][f"gold/{WIDTHS[0]}"][-1]
