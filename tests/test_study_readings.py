@@ -1,5 +1,6 @@
-"""What C8 and the studies P6, P9, P17 and P18 read off their runs, on numbers made for it."""
+"""What C8 and the studies P3, P6, P9, P17, P18 and P19 read off their runs, on numbers made up."""
 
+import math
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from rlhf_edu.cases import high_stakes
 from rlhf_edu.cases.evidence import Run, Seed
 from rlhf_edu.cases.studies import (
     clip_or_tricks,
+    group_advantages,
     kl_estimators,
     leave_one_out,
     predicted_preference,
+    reward_model_scaling,
 )
 from rlhf_edu.lab import helpdesk
 
@@ -40,6 +43,27 @@ def test_the_gap_between_requests_is_measured_on_other_replies_than_it_is_picked
         return torch.tensor(pad)[says.long()]
 
     assert high_stakes.examine(serve, 0)["refused_gap"] == pytest.approx(gap)
+
+
+def test_the_peak_is_read_for_twice_the_width_wherever_it_lies_on_the_curve() -> None:
+    peaks = {4: 0.5, 6: 0.5, 8: 0.6, 12: 0.6, 16: 0.7}
+    x = torch.tensor([[math.log2(width), 1.0] for width in peaks], dtype=torch.float64)
+    y = torch.tensor(list(peaks.values()), dtype=torch.float64)
+    slope = float(torch.linalg.lstsq(x, y[:, None]).solution[0, 0])
+    curves = {f"gold/{width}": [0.0, peak, 0.2] if width < 8 else [0.0, 0.2, peak]
+              for width, peak in peaks.items()}
+    seed = Seed(0, {}, {}, {"sizes": curves})
+    assert reward_model_scaling.peak_by_size(seed) == pytest.approx(slope)
+
+
+def test_wrong_replies_grow_by_so_many_words_an_update() -> None:
+    seed = Seed(0, {}, {}, {"all": {"lengths/whole/grpo/wrong": [9.0, 30.0, 10.6]}})
+    assert group_advantages.slope(seed, "whole", "grpo") == pytest.approx(0.1)
+
+
+def test_dead_groups_are_those_of_the_middle_batch() -> None:
+    seed = Seed(0, {}, {}, {"all": {"dead_groups/z": [0.3, -8.0, 1.7, -2.2, 0.1]}})
+    assert group_advantages.inside(seed, "dead_groups/z") == pytest.approx(0.3)
 
 
 def test_inside_two_standard_errors_is_said_of_the_middle_batch() -> None:
