@@ -114,7 +114,7 @@ RECIPE = Recipe(
             "the lowest of five", tuple(reversed(MONTHS)), ppo(), combine="min"),
     },
     label_budget=17000,
-    exam=ExamConfig(every=4, prompts=96, final_prompts=1536),
+    exam=ExamConfig(every=10, prompts=96, final_prompts=1536),
     model=ModelConfig(n_layers=1),
 )
 
