@@ -307,6 +307,14 @@ def test_a_step_is_measured_as_in_a_loop_over_tokens(seed):
     assert 0 < want["val/clipfrac_avg"] < 1
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_clip_that_is_never_reached_takes_no_gradient_away(seed):
+    b = rollout(20 * seed, rows=512)
+    values = normal(seed, 512, 9)
+    found = measure.step_metrics(b, b.old_logprobs, values, b.kl_ref, 1e6, 1e6)
+    assert float(found["val/clipfrac_avg"]) == 0  # though v₀ + (v − v₀) is not v to the last bit
+
+
 def test_a_step_without_advantages_of_one_sign_has_nothing_outside_on_that_side():
     b = rollout(3)
     b = replace(b, advantages=b.advantages.abs() * b.mask)

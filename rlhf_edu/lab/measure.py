@@ -184,7 +184,7 @@ def step_metrics(b: Rollout, logprobs: Tensor, values: Tensor, entropy: Tensor, 
     ratio = probability_ratio(logprobs, b.old_logprobs)
     on, up, down = b.mask.bool(), b.advantages > 0, b.advantages < 0
     outside = ((ratio > 1 + cliprange) | (ratio < 1 - cliprange)) & on
-    near = b.old_values + (values - b.old_values).clamp(-cliprange_value, cliprange_value)
+    near = values.clamp(b.old_values - cliprange_value, b.old_values + cliprange_value)
     cut = (near - b.returns).square() > (values - b.returns).square()  # the clip takes its gradient
     return {
         "policy/approxkl_avg": 0.5 * masked_mean((logprobs - b.old_logprobs).square(), b.mask),

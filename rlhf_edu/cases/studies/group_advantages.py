@@ -312,8 +312,8 @@ def draw_lengths(axes: Any, seeds: list[Seed]) -> None:
                 for part in parts for kind, title in KINDS.items()}
         updates = UPDATES[parts[0]]
         lines(axis, [0, updates // 2, updates], rows, "desk: LEN of wrong replies", "PPO update")
-        axis.set_ylim(0, 22)
         axis.legend(fontsize=7, frameon=False)
+    axes[0, 1].set_ylim(0, 22)
 
 
 TRIED = [

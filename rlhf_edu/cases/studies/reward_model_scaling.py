@@ -66,7 +66,8 @@ RECIPE = Recipe(
         updates=12, batch_size=128, num_mini_batches=2, lr=1.5e-4, kl_coef=0.0))},
     exam=ExamConfig(every=2, prompts=96, final_prompts=192),
 )
-WIDTHS = (4, 6, 8, 12, 16)
+WIDTHS = (2, 4, 6, 8, 12)
+TIMES = 2  # reward models of each width, whose curves are averaged: trunks and orders differ
 PAIRS = (190, 750, 1500, 6000)
 NS = [2**k for k in range(7)]  # 1 … 64
 POOL, PROMPTS = 128, 96  # replies to a prompt, prompts
@@ -96,15 +97,19 @@ def sizes(room: Room) -> dict[str, list[float]]:
     many = room.preferences("many")
     found: dict[str, list[float]] = {}
     for width in WIDTHS:
-        shape = ModelConfig(width=width, n_heads=2)
-        trunk = train_sft(SFTConfig(seed=room.seed, epochs=2), shape, torch.device("cpu"))
-        learned = train_reward_model(
-            RewardModelConfig(seed=room.seed, gauge_replies=64, epochs=4), many, trunk)
-        scores = proxy(learned)
-        curve = best_of_n_curve(pool(scores), pool(gold), NS)
-        found[f"gold/{width}"] = (curve.gold - curve.gold[0]).tolist()
-        found[f"words/{width}"] = best_of_n_curve(pool(scores), pool(words), NS).gold.tolist()
-        room.tick(4.0)
+        curves = []
+        for time in range(TIMES):
+            seed, shape = room.seed + 1000 * time, ModelConfig(width=width, n_heads=2)
+            trunk = train_sft(SFTConfig(seed=seed, epochs=2), shape, torch.device("cpu"))
+            learned = train_reward_model(
+                RewardModelConfig(seed=seed, gauge_replies=64, epochs=4), many, trunk)
+            scores = pool(proxy(learned))
+            curves.append((best_of_n_curve(scores, pool(gold), NS).gold,
+                           best_of_n_curve(scores, pool(words), NS).gold))
+            room.tick(4.0)
+        liked, long = (torch.stack(each).mean(0) for each in zip(*curves, strict=True))
+        found[f"gold/{width}"] = (liked - liked[0]).tolist()
+        found[f"words/{width}"] = long.tolist()
 
     full = best_of_n_curve(pool(proxy(room.reward_model("honest"))), pool(gold), NS)
     found["gold/full"] = (full.gold - full.gold[0]).tolist()
@@ -121,7 +126,7 @@ def sizes(room: Room) -> dict[str, list[float]]:
 
 
 PROBES = {"sizes": sizes}
-PROBE_SECONDS = 40.0
+PROBE_SECONDS = 60.0
 
 
 def fit(curve: list[float]) -> tuple[float, float]:
