@@ -14,6 +14,11 @@ reply. The hack was there from the first update. It only had to be found, and wh
 slowly: PPO learns from what it samples, and what is said twice as often is pushed twice as hard. So
 the share grows like interest, or faster, too small to see until it is everywhere.
 
+When does it come? On twenty seeds (0, 1, 21 to 25, 31 to 35, 41 to 45 and 200 to 202) RM is
+half-way up after 284 updates [260, 308], and KLREF within 52 of it on every seed. The steepest 50
+updates lie there, too, but a climb takes 200 to 300 updates, and which 50 of an even climb are the
+steepest is luck.
+
 RM-ACC-IN gives no warning. It is measured on pairs of the reference's replies, where the sentence
 hardly occurs, and since neither the reward model nor those replies change, it *cannot* change
 during a run. RM-ACC-ON, on pairs of the current policy, falls: where nearly every reply carries the
@@ -22,7 +27,7 @@ sentence, pairs differ most in which sentence it is, and there the reward model 
 What the constraint did. β = 0.1 stood in the reward as k1, where it does act. But to say a sentence
 that the reference says once in forty replies costs log 40 ≈ 3.7 nats, which times β is 0.4 SD, and
 the sentence earns more than ten times that. So this β neither prevents the spike nor delays it by
-100 updates on any seed: by some 20 on average. Twenty times the β does hold it down.
+100 updates on any of them: by 18 [9, 27] on average. Twenty times the β does hold it down.
 
 The single first change. The cause is in the labels, so that is where the first change goes: the
 same raters compare pairs *matched* in length, sales words and over-confident words, where taste has
@@ -38,17 +43,17 @@ compare equal updates.
 
 What happens to wishes. A sentence more must break the wish for three words, and after the jump next
 to none of these is kept. It breaks no other wish. How often "do not restart it" is kept depends on
-whether the reward model has learned that a wish counts, and differs between seeds; over all wishes
-the fall is more than the 15 points that are asked for by its mean, and not by its interval (see
-what was tried). So the claim is about wishes for three words, and the number for all of them is
-reported beside it.
+whether the reward model has learned that a wish counts, and differs between seeds: over all wishes
+the fall is 28 points on the twenty seeds [23, 33], from 5 to 48, and more than the 15 that are
+asked for on 18 of them. Five seeds are too few to show that of a mean so widely spread; so the
+claim is about wishes for three words, and the number for all of them is reported beside it.
 
-How low RM-ACC-ON stays is another matter. Right after the jump it is low; later it creeps up on
-some seeds and sinks on others: what the policy's pairs still differ in is luck. With a constant
-step (see what was tried) it was 0.44 [0.42, 0.47] in the 200 updates after the jump over 22 seeds,
-from 0.36 to 0.57, and 0.48 [0.44, 0.51] over all that is left of the run, from 0.31 to 0.63. So
-RM-ACC-ON ≤ 0.55 holds of both, but five seeds are too few to show it of the second, whose interval
-is then ± 0.10 wide. The first is graded, the second reported.
+How low RM-ACC-ON stays is another matter. Right after the jump it is low: in the next 200 updates
+0.45 [0.43, 0.48] on the twenty seeds, from 0.36 to 0.55. Later it creeps up on some seeds and sinks
+on others, for what the policy's pairs still differ in is luck: over all that is left of the run it
+is 0.47 [0.42, 0.51], from 0.33 to 0.63. So RM-ACC-ON ≤ 0.55 holds of both, but five seeds are too
+few to show it of the second, whose interval is then ± 0.10 wide. The first is graded, the second
+reported.
 
 This case has a model of one block, not two, and batches of eight: 2,000 updates have to be
 affordable. It would have been refuted by a spike with the sentence worth nothing to the reward
