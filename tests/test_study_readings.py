@@ -53,7 +53,7 @@ def test_the_peak_is_read_for_twice_the_width_wherever_it_lies_on_the_curve() ->
     curves = {f"gold/{width}": [0.0, peak, 0.2] if width < 8 else [0.0, 0.2, peak]
               for width, peak in peaks.items()}
     seed = Seed(0, {}, {}, {"sizes": curves})
-    assert reward_model_scaling.peak_by_size(seed) == pytest.approx(slope)
+    assert reward_model_scaling.by_size(seed, max) == pytest.approx(slope)
 
 
 def test_wrong_replies_grow_by_so_many_words_an_update() -> None:

@@ -15,13 +15,15 @@ curve of each width, mean over seeds, up to n = 64. Nobody is biased here: rewar
 honest labels that short is better, which is true of the replies they saw, and best-of-n finds
 replies that are short and wrong.
 
-What came out (seeds 0-4): the peak rises with size, from 0.5 to 0.8 of gold, accuracy gains from
-labels, and PPO needs more KL. β falls as well, 0.83, 0.84, 0.76, 0.75, 0.72 on average, though a
-single seed may have it in another order; α rises more, from 1.2 to 1.5. This shows only where size
-is what limits a reward model. With 6,000 labels read once the training limits it, and β is about
-0.95 at nearly every width; beyond a width of 16 more size brings nothing (accuracy 0.89, and β 0.73
-at 24). On seeds 91 to 95, not used before, four of five claims hold; that β falls misses by little,
-Spearman −1.0 [−1.7, −0.796] where the interval has to end below −0.8.
+What came out: β falls with size, the peak rises, from 0.5 to 0.8 of gold, accuracy gains from
+labels, and PPO needs more KL. The claims on β and on the peak are about their slopes on log₂ width,
+seed by seed. That β falls in order, Spearman's correlation of width and the mean curve's β, is
+graded as well, but not by an interval: a rank of five sizes jumps by tenths, and what a jackknife
+makes of that is no interval. It has to be below −0.8, with all seeds and without any one of them,
+but for one. α rises more than β falls. All this shows only where size is what limits a reward
+model. With 6,000 labels read once the training limits it, and β is about 0.95 at nearly every
+width; beyond a width of 16 more size brings nothing (accuracy 0.89, and β 0.73 at 24), and a width
+of 2 brings too little for its curve to turn late or early.
 
 What is different here: 12,000 comparisons in four passes, widths from 4 to 16; the formula of
 the KL is an upper bound where replies repeat, as they do here (P16), so for best-of-n it errs on
@@ -33,6 +35,7 @@ RLHF, and α and β of reinforcement learning (P2).
 
 import math
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -66,7 +69,7 @@ RECIPE = Recipe(
         updates=12, batch_size=128, num_mini_batches=2, lr=1.5e-4, kl_coef=0.0))},
     exam=ExamConfig(every=2, prompts=96, final_prompts=192),
 )
-WIDTHS = (2, 4, 6, 8, 12)
+WIDTHS = (4, 6, 8, 12, 16)
 TIMES = 2  # reward models of each width, whose curves are averaged: trunks and orders differ
 PAIRS = (190, 750, 1500, 6000)
 NS = [2**k for k in range(7)]  # 1 … 64
@@ -148,10 +151,10 @@ def beta_against_size(seeds: list[Seed]) -> float:
     return spearman(list(WIDTHS), [fit(mean_curve(seeds, w))[1] for w in WIDTHS])
 
 
-def peak_by_size(seed: Seed) -> float:
-    """Slope of a width's highest gold on log₂ width: gold for twice the width."""
-    peaks = [max(seed.probes["sizes"][f"gold/{width}"]) for width in WIDTHS]
-    return statistics.linear_regression([math.log2(w) for w in WIDTHS], peaks).slope
+def by_size(seed: Seed, read: Callable[[list[float]], float]) -> float:
+    """Slope of what is read off a width's curve on log₂ width: what twice the width brings."""
+    found = [read(seed.probes["sizes"][f"gold/{width}"]) for width in WIDTHS]
+    return statistics.linear_regression([math.log2(w) for w in WIDTHS], found).slope
 
 
 def crossing(level: float, drift: list[float], gold: list[float]) -> float:
@@ -177,11 +180,17 @@ def extra_kl(seed: Seed) -> float:
 
 OBSERVATIONS = [
     Observation(
-        "beta-falls", "β falls with size: Spearman(log width, β of the mean curve) ≤ −0.8",
-        beta_against_size, -0.8, "below", pooled=True, paper="β falls from 3M to 3B parameters"),
+        "beta-falls", "β falls with size: its slope on log₂ width < 0",
+        lambda s: by_size(s, lambda curve: fit(curve)[1]), 0.0, "below",
+        paper="β falls from 3M to 3B parameters"),
+    Observation(
+        "beta-order", "and in order: −Spearman(log width, β of the mean curve) > 0.8, also without "
+        "any one seed (but for one)",
+        lambda seeds: -beta_against_size(seeds), 0.8, "mostly above", pooled=True,
+        paper="β falls from 3M to 3B parameters"),
     Observation(
         "peak-rises", "and the peak rises: slope of the largest gold on log₂ width > 0",
-        peak_by_size, 0.0, "above", paper="the peak rises"),
+        lambda s: by_size(s, max), 0.0, "above", paper="the peak rises"),
     Observation(
         "smallest-turns", "best of n turns for the smallest size: gold ends below its peak",
         lambda s: s.probes["sizes"][f"gold/{WIDTHS[0]}"][-1]
@@ -212,6 +221,13 @@ def draw(axes: Any, seeds: list[Seed]) -> None:
 
 
 TRIED = [
+    ("one reward model a width; Spearman of width and β by the jackknife's interval (seeds 91 to "
+     "95, then 21 to 25)",
+     "−1.0 [−1.7, −0.796], then −0.9 [−1.20, −0.76], where −0.8 has to be above the interval: β is "
+     "0.96, 0.84, 0.83, 0.78, 0.79 on the latter. Seed by seed its slope on log₂ width is −0.08 "
+     "[−0.13, −0.03]"),
+    ("widths 2, 4, 6, 8, 12, two reward models each (seeds 0 to 4)",
+     "β 0.77, 0.88, 0.85, 0.79, 0.72: a width of 2 has learned hardly anything to over-optimise"),
     ("6,000 labels read once, widths 4, 8, 16, 32, 64",
      "seeds 0 to 4: peaks 0.34, 0.42, 0.47, 0.49, 0.56; β about 0.95 at every width but one, α "
      "from 1.16 to 1.47. On seeds 21 to 25 Spearman was −0.1"),
