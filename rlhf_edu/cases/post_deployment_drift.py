@@ -351,31 +351,37 @@ def trained(config: RLHFConfig, reference: Transformer, reward_model: Ensemble,
     return found, seen
 
 
-def drift(room: Room) -> dict[str, Any]:
-    """Labels, two means of a few reward models, three trainings by PPO."""
+def under(judge: str, arms: dict[str, RLHFConfig], room: Room) -> dict[str, Any]:
+    """Labels, the mean of a few reward models, and what each training by PPO under it comes to."""
     seed, reference = 200_003 + room.seed, room.reference()
     story, concise = bought(reference, seed)
-    judges = {"story": learned(story, reference, seed, MEMBERS["story"]),
-              "concise": learned(joined(story, concise), reference, seed, MEMBERS["concise"])}
+    pairs = story if judge == "story" else joined(story, concise)
+    reward_model = learned(pairs, reference, seed, MEMBERS[judge])
     base = meters(reference, seed)
     found: dict[str, Any] = {}
-    for name, judge, ppo in (("story", "story", PPO), ("moved", "story", ANCHORED),
-                             ("concise", "concise", ANCHORED)):
-        paths, looks = trained(replace(ppo, seed=seed), reference, judges[judge], base, seed,
+    for name, ppo in arms.items():
+        paths, looks = trained(replace(ppo, seed=seed), reference, reward_model, base, seed,
                                audited=name == "story")
-        found |= {f"{name}/bonus": bonus(judges[judge]), **looks,
+        found |= {f"{name}/bonus": bonus(reward_model), **looks,
                   **{f"{name}/{k}": v for k, v in paths.items()}}
     return found
 
 
-PROBES = {"drift": drift}
-PROBE_SECONDS = 130.0
+# Two, so that two cores have something to do while the last seed is on.
+PROBES = {"story": lambda room: under("story", {"story": PPO, "moved": ANCHORED}, room),
+          "concise": lambda room: under("concise", {"concise": ANCHORED}, room)}
+PROBE_SECONDS = 140.0
+
+
+def read(seed: Seed, name: str) -> Any:
+    """A number of the probes, or a row of them."""
+    return seed.probes["concise" if name.startswith("concise/") else "story"][name]
 
 
 # ── What must be seen ───────────────────────────────────────────────────────────────────────────
 def found(name: str) -> Any:
-    """A reader of a number of the probe."""
-    return lambda s: float(s.probes["drift"][name])
+    """A reader of a number of the probes."""
+    return lambda s: float(read(s, name))
 
 
 def lifted(by: str, without: str) -> Any:
@@ -446,7 +452,7 @@ def draw_lengths(axes: Any, seeds: list[Seed]) -> None:
     for axis, place, title in zip(axes[0], ("short", "other"),
                                   ("LEN on the short-answer slice", "LEN on other prompts"),
                                   strict=True):
-        rows = {label: [s.probes["drift"][f"{arm}/{place}_path"] for s in seeds]
+        rows = {label: [read(s, f"{arm}/{place}_path") for s in seeds]
                 for arm, label in ARMS.items()}
         lines(axis, (0, AUDITS[1], UPDATES), rows, title, "PPO update")
     axes[0, 0].legend(fontsize=8, frameon=False)
