@@ -64,11 +64,13 @@ takes length while the reward model is learned and is dropped when it is used, c
 brought the bonus near 0, to either side (see what was tried).
 
 How far to trust it. The settings were decided on seeds 0 to 3 and 200; earlier ones had been
-changed after they had failed a claim on seeds 21 to 25 (see what was tried). On ten seeds, those
-five and 21 to 25, the bonus was 0.09 to 0.15 SD and LEN on the slice rose by 52 to 78 %. One
-reading was changed after seeds 21 to 25 had failed it by its spread: how far the batch's mean is
-below 0 (switch 3) is 0.01 to 0.03 SD on nine of the ten seeds and 0.19 on one, whose policy has
-gone five times as far from the reference, so the seeds are counted.
+changed after they had failed a claim on seeds 21 to 25 (see what was tried). On fifteen seeds,
+those five, 21 to 25 and 41 to 45 (which had not been used before), the bonus was 0.09 to 0.16 SD
+and LEN on the slice rose by 52 to 84 %. One reading was changed after seeds 21 to 25 had failed it
+by its spread: how far the batch's mean is below 0 (switch 3) is 0.01 to 0.03 SD on fourteen of the
+fifteen seeds and 0.2 on one, whose policy has gone five times as far from the reference, so the
+seeds are counted. And what depends on the critic of one moment, an advantage as it is used or a
+critic's lag, was read once a run, and is the mean of a few looks now.
 
 What would have refuted the story: a bonus of 0 or less, a penalty that is not larger for the
 courteous reply, an advantage below 0, other prompts that grow as fast. (Item 27.)
