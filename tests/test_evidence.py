@@ -83,19 +83,6 @@ def test_each_seed_is_left_out_once() -> None:
     assert seen == [[0, 1, 2, 3], [1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
 
 
-@pytest.mark.parametrize("values, holds", [
-    ([2.0, 2.0, 2.0, 2.0, 2.0], True),
-    ([9.0, 0.6, 0.6, 0.6, 0.6], True),  # without the first 0.6, with it and without others more
-    ([9.0, 9.0, -4.0, -4.0, -4.0], False),  # 1.2; without either of two seeds −0.75
-    ([0.9, 0.9, 0.9, 0.9, 0.9], False),
-    ([9.0, -0.9, -1.0, -1.1, -1.2], False),  # 0.96
-])
-def test_mostly_of_a_pooled_number_is_with_all_seeds_and_without_each(values, holds) -> None:
-    claim = Observation("id", "c", lambda some: sum(shown(some)) / len(some), 1.0, "mostly above",
-                        pooled=True)
-    assert evidence.grade(claim, seeds_with(values)).holds is holds
-
-
 def test_a_pooled_number_of_one_seed_has_no_interval() -> None:
     claim = Observation("id", "c", lambda some: sum(shown(some)), 0.0, "above", pooled=True)
     found = grade(claim, seeds_with([3.0]))

@@ -7,11 +7,9 @@ and says that no such effect was found, not that there is none. The interval is 
 t·SD/√n; differences between arms are taken seed by seed. A number that only all seeds have
 together, such as their spread or a curve fitted to their mean, is *pooled*: its interval is the
 jackknife's (the number without each seed in turn). A claim about most seeds ("mostly above") is
-published as "in at least 4 of 5", and is held to that. Of a pooled number it says that it is above
-the threshold, and still is without any one seed, but for one seed in five at most; that is for
-ranks, which jump, so that a jackknife's interval of them means little. What a source leaves open
-("report who wins") is measured in the same way and reported, not graded. What does not exist, such
-as the interval of one seed or a share of nothing, is NaN, and NaN holds nothing.
+published as "in at least 4 of 5", and is held to that. What a source leaves open ("report who
+wins") is measured in the same way and reported, not graded. What does not exist, such as the
+interval of one seed or a share of nothing, is NaN, and NaN holds nothing.
 """
 
 import bisect
@@ -176,29 +174,21 @@ def spearman(x: list[float], y: list[float]) -> float:
     return statistics.correlation(ranks(x), ranks(y))
 
 
-def mostly(values: list[float], threshold: float) -> bool:
-    """Whether at least four in five are above the threshold."""
-    return sum(v > threshold for v in values) >= 0.8 * len(values)
-
-
 def grade(observation: Observation, seeds: list[Seed]) -> Finding:
     """Hold an observation against the runs."""
     o = observation
     if o.pooled:
         value, values = jackknife(partial(_measured, o), seeds)
-        n = len(seeds)  # from Tukey's pseudo-values back to the number without each seed
-        without = [(n * value - v) / (n - 1) for v in values] if n > 1 else values
-        most = value > o.threshold and mostly(without, o.threshold)
     else:
         values = [_measured(o, seed) for seed in seeds]
-        value, most = statistics.fmean(values), mostly(values, o.threshold)
+        value = statistics.fmean(values)
     low, high = interval(values)
     known = values if all(map(math.isfinite, values)) else [math.nan]
     right_side = {
         "above": low > o.threshold,
         "below": high < o.threshold,
         "reaches": high >= o.threshold,
-        "mostly above": most,
+        "mostly above": sum(v > o.threshold for v in values) >= 0.8 * len(values),
     }[o.side]
     return Finding(o.id, o.claim, values, value, low, high, statistics.median(known),
                    (max if o.side == "below" else min)(known), o.threshold, o.side,
