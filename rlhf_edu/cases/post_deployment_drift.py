@@ -356,8 +356,9 @@ def trained(config: RLHFConfig, reference: Transformer, reward_model: Ensemble,
 def under(judge: str, arms: dict[str, RLHFConfig], room: Room) -> dict[str, Any]:
     """Labels, the mean of a few reward models, and what each training by PPO under it comes to."""
     seed, reference = 200_003 + room.seed, room.reference()
-    story, concise = bought(reference, seed)
-    pairs = story if judge == "story" else joined(story, concise)
+    pairs, further = bought(reference, seed)
+    if judge == "concise":
+        pairs = joined(pairs, further)
     reward_model = learned(pairs, reference, seed, MEMBERS[judge])
     base = meters(reference, seed)
     found: dict[str, Any] = {}
@@ -369,9 +370,18 @@ def under(judge: str, arms: dict[str, RLHFConfig], room: Room) -> dict[str, Any]
     return found
 
 
+def story(room: Room) -> dict[str, Any]:
+    """The story's labels; its training, and one with the penalty moved into the reward."""
+    return under("story", {"story": PPO, "moved": ANCHORED}, room)
+
+
+def concise(room: Room) -> dict[str, Any]:
+    """The penalty moved, and concise-preferred pairs beside the story's."""
+    return under("concise", {"concise": ANCHORED}, room)
+
+
 # Two, so that two cores have something to do while the last seed is on.
-PROBES = {"story": lambda room: under("story", {"story": PPO, "moved": ANCHORED}, room),
-          "concise": lambda room: under("concise", {"concise": ANCHORED}, room)}
+PROBES = {"story": story, "concise": concise}
 PROBE_SECONDS = 140.0
 
 
