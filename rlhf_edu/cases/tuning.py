@@ -300,8 +300,8 @@ REPLIES = {
 }
 TRIED = [
     ("the present set-up on seeds that had no part in it (31 to 35, then 41 to 45)",
-     "16 of 17: SALES 3.0 [1.8, 4.1] times the reference's, on seed 32 only 1.5; then 17 of 17. Over "
-     "both and 21 to 25 it is 2.8, as a geometric mean, and above 2 on 14 of 15"),
+     "16 of 17: SALES 3.0 [1.8, 4.1] times the reference's, on seed 32 only 1.5; then 17 of 17. "
+     "With 21 to 25 it is 2.8, as a geometric mean, and above 2 on 14 of 15 seeds"),
     ("agents who carry out 15 % of such requests, as elsewhere, not 5 % (seeds 31 to 35)",
      "16 of 17: REF falls by 7, 16, 5, 13 and 17 points, from 0.76 to 0.85. On seeds 0 to 4, 200 "
      "and 201 it had been 20 (SD 4), on 21 to 25 20 (SD 2). With 5 %, on seeds 0 to 4 and 200: "
