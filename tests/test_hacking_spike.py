@@ -1,11 +1,12 @@
 """C3's readings of a run: where it jumps, what follows, and how much later it is than another."""
 
+import math
 from typing import Any
 
 import pytest
 
 from rlhf_edu.cases import hacking_spike as case
-from rlhf_edu.cases.evidence import Run, Seed
+from rlhf_edu.cases.evidence import Run, Seed, grade
 
 
 def run(rewards: list[float], accuracy: list[float] | None = None) -> Run:
@@ -36,6 +37,15 @@ def test_half_way_is_of_the_rise_in_the_first_600_updates():
     assert case.change_point(seed(story=run([*ramp, 90.0])), "rm/mean") == pytest.approx(300)
     shifted = [5.0 + 3.0 * x for x in ramp]  # where it begins and its unit do not matter
     assert case.change_point(seed(story=run(shifted)), "rm/mean") == pytest.approx(300)
+
+
+def test_what_does_not_rise_has_no_change_point_and_its_claims_are_nan_not_errors():
+    story = seed(story=run([3.0, 2.0, 2.5, 1.0]), no_penalty=run(QUIET + JUMP))
+    assert math.isnan(case.change_point(story, "rm/mean"))
+    claims = {o.id: o for o in case.OBSERVATIONS}
+    for name in ("together", "quiet-first", "accuracy-on-policy", "penalty-idle"):
+        found = grade(claims[name], [story] * 5)
+        assert math.isnan(found.value) and not found.holds, name
 
 
 def test_before_is_the_first_half_of_the_way_and_after_all_that_follows_or_so_many_updates():

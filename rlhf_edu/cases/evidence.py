@@ -217,7 +217,7 @@ def jackknife(
 def _measured(observation: Observation, of: Seed | list[Seed]) -> float:
     try:
         return float(observation.measure(of))
-    except ZeroDivisionError:
+    except (ZeroDivisionError, statistics.StatisticsError):  # a share or a mean of nothing
         return math.nan
 
 

@@ -61,6 +61,7 @@ model, by one that the KL does not share, or by a run without the penalty that s
 (Item 26.)
 """
 
+import math
 import statistics
 from typing import Any
 
@@ -187,10 +188,12 @@ def jump(seed: Seed, name: str) -> float:
 def change_point(seed: Seed, name: str, arm: str = STORY) -> float:
     """The update at which a metric is half-way up: from its first value to that after 600 updates.
 
-    Read between two examinations, on a straight line. (The steepest 50 updates are where it should
-    be on most seeds, but where the climb is an even one they are luck.)
+    Read between two examinations, on a straight line; NaN where it does not rise. (The steepest 50
+    updates are there on most seeds, but where the climb is an even one they are luck.)
     """
     values = [exam[name] for exam in seed.runs[arm].exams if exam["update"] <= ARMS]
+    if values[-1] <= values[0]:
+        return math.nan
     half = (values[0] + values[-1]) / 2
     k = next(k for k, value in enumerate(values) if value >= half)
     return EVERY * (k - (values[k] - half) / (values[k] - values[k - 1]))
