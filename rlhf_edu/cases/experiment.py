@@ -226,22 +226,31 @@ def in_processes(name: str, places: list[Place], tick: Tick,
     context = multiprocessing.get_context("spawn")  # the same on every system
     ticks = context.Queue()
     workers = min(cores(), len(places) * max(map(len, rounds)))
-    todo = [(i, 0, job) for i in range(len(places)) for job in rounds[0]]  # a heap: first seeds 1st
+
+    def due(i: int, turn: int) -> list[tuple[int, int, int, int]]:
+        """A round of a seed, first seeds first; one that has to begin is a seed ahead of its arms.
+
+        Else a core would wait while the last seed's reference is made.
+        """
+        return [(i if turn else i - 1, turn, n, i) for n in range(len(rounds[turn]))]
+
+    todo = [each for i in range(len(places)) for each in due(i, 0)]
+    heapq.heapify(todo)
     left = [len(rounds[0])] * len(places)  # of the round that a seed is in
-    running: dict[Future[None], tuple[int, int, Job]] = {}
+    running: dict[Future[None], tuple[int, int]] = {}
     with ProcessPoolExecutor(workers, context, _start_worker, (ticks,)) as pool:
         try:
             while todo or running:
                 while todo and len(running) < workers:
-                    i, turn, job = heapq.heappop(todo)
+                    _, turn, n, i = heapq.heappop(todo)
                     with _ctrl_c_held():
-                        future = pool.submit(_work_here, name, job, places[i])
-                        running[future] = (i, turn, job)
+                        future = pool.submit(_work_here, name, rounds[turn][n], places[i])
+                        running[future] = (i, turn)
                 ready, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
                 while not ticks.empty():
                     tick(ticks.get())
                 for future in ready:
-                    i, turn, _ = running.pop(future)
+                    i, turn = running.pop(future)
                     future.result()  # an error of the job becomes ours
                     left[i] -= 1
                     if left[i]:
@@ -250,8 +259,8 @@ def in_processes(name: str, places: list[Place], tick: Tick,
                         seed_done(places[i].seed)
                         continue
                     left[i] = len(rounds[turn + 1])
-                    for job in rounds[turn + 1]:
-                        heapq.heappush(todo, (i, turn + 1, job))
+                    for each in due(i, turn + 1):
+                        heapq.heappush(todo, each)
         except BaseException as error:  # what is under way stops now; its folders can be resumed
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():

@@ -264,8 +264,11 @@ def fitted_critic(critic: Transformer, prompts: Tensor, replies: Tensor, returns
 
 
 def audit(policy: Transformer, critic: Transformer, reference: Transformer,
-          reward_model: Ensemble, seed: int) -> dict[str, float]:
-    """The terms of the advantage on the slice, with each switch in both positions."""
+          reward_model: Ensemble, seed: int, fitted: tuple[str, ...]) -> dict[str, float]:
+    """The terms of the advantage on the slice, with each switch in both positions.
+
+    `fitted` names the placements of the penalty to whose returns a critic is fitted.
+    """
     # 1. A batch of the policy's own replies, and the two hand-built batches of the slice.
     luck, table = torch.Generator().manual_seed(seed), helpdesk.desk()
     asked = table.prompts[helpdesk.draw_prompts(table, 768, luck)]
@@ -283,9 +286,9 @@ def audit(policy: Transformer, critic: Transformer, reference: Transformer,
                       "reward": penalized_rewards(scores, logp, ref, mask, PPO.kl_coef)}
     found = {f"penalty_{k}": float(r["penalty"].mean()) for k, r in read.items()}
 
-    # 2. Critics: the run's own, and one fitted to the returns of each placement.
+    # 2. Critics: the run's own, and those that are fitted.
     critics = {"own": critic}
-    for place in ("loss", "reward"):
+    for place in fitted:
         returns = reward_to_go(read["own"][place], read["own"]["mask"])
         critics[place] = fitted_critic(critic, asked, own, returns, luck)
 
@@ -347,8 +350,8 @@ def trained(config: RLHFConfig, reference: Transformer, reward_model: Ensemble,
     if not audited:
         return found, {}
     seen = {"logp_rise": (logprob(state.policy) - logprob(reference)) / UPDATES}
-    for when, updates in (("early/", EARLY), ("", AUDITS)):
-        looks = [audit(*kept[k], reference, reward_model, seed + k) for k in updates]
+    for when, updates, fitted in (("early/", EARLY, ("loss",)), ("", AUDITS, ("loss", "reward"))):
+        looks = [audit(*kept[k], reference, reward_model, seed + k, fitted) for k in updates]
         seen |= {when + k: fmean(look[k] for look in looks) for k in looks[0]}
     return found, seen
 
