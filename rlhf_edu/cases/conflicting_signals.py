@@ -31,6 +31,7 @@ from rlhf_edu.cases.evidence import Observation, Seed, spearman
 from rlhf_edu.cases.pictures import curves
 from rlhf_edu.cases.stages import Arm, Recipe
 from rlhf_edu.cases.world import BIASED, HONEST, MATCHED, THIN
+from rlhf_edu.lab.evaluate import ExamConfig
 from rlhf_edu.lab.rlhf import RLHFConfig
 from rlhf_edu.lab.sft import SFTConfig
 
@@ -70,6 +71,7 @@ RECIPE = Recipe(
             "matched pairs, k1 in the reward", "matched", ppo(kl_placement="reward")
         ),
     },
+    exam=ExamConfig(every=4),
     judge="biased",
 )
 STORY = "hacked"  # the arm that the report follows

@@ -98,6 +98,7 @@ from rlhf_edu.lab.rlhf import RLHFConfig, start, train_rlhf
 from rlhf_edu.lab.sampling import sample
 from rlhf_edu.lab.sft import SFTConfig
 from rlhf_edu.lab.state import TrainingState
+from rlhf_edu.lab.tiles import lay, lengths_of, values_in
 
 TITLE = "Drift after deployment"
 QUESTION = "Short answers grow longer after release: why does verbose pay?"
@@ -253,7 +254,9 @@ def fitted_critic(critic: Transformer, prompts: Tensor, replies: Tensor, returns
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
     for _ in range(steps):
         part = torch.randint(len(prompts), (128,), generator=luck)
-        error = values_of(fitted, prompts[part], replies[part]) - returns[part]
+        x, y = prompts[part], replies[part]
+        tiles = lay(fitted, x, y, lengths_of(x, y))  # real tokens only: a third of the time
+        error = tiles.rows(values_in(tiles, fitted)) - returns[part]
         optimizer.zero_grad()
         (0.5 * masked_mean(error.square(), mask[part])).backward()
         optimizer.step()
