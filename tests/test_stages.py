@@ -522,6 +522,13 @@ def test_jobs_of_a_seed_come_in_rounds() -> None:
         [("prepare", "")], [("arm", arm) for arm in RECIPE.arms], [("probe", "a"), ("probe", "b")]]
 
 
+def test_earlier_seeds_come_first_but_for_the_start_of_the_next() -> None:
+    """Prepare, arms and probe of three seeds: no core waits for the last seed's reference."""
+    line = sorted(((i, turn) for i in range(3) for turn in range(3)),
+                  key=lambda each: experiment.due(*each))
+    assert line == [(0, 0), (1, 0), (0, 1), (0, 2), (2, 0), (1, 1), (1, 2), (2, 1), (2, 2)]
+
+
 def test_expected_work_counts_every_stage() -> None:
     """For the progress bar: what is told while a case runs adds up to what was expected."""
     assert stages.total_cost(Recipe()) == 0

@@ -219,6 +219,15 @@ def work(name: str, job: Job, place: Place, tick: Tick) -> None:
         tick(case.probe_seconds / len(case.probes))
 
 
+def due(i: int, turn: int) -> tuple[int, int]:
+    """The place in line of a round of seed number i, smaller first: earlier seeds come first.
+
+    A seed's first round comes before the second of the seed ahead of it: else a core would have
+    nothing to do while the last seed's reference is made.
+    """
+    return (i if turn else i - 1), turn
+
+
 def in_processes(name: str, places: list[Place], tick: Tick,
                  seed_done: Callable[[int], None]) -> None:
     """The jobs in as many processes as there are cores; an error or Ctrl-C ends them all."""
@@ -227,14 +236,7 @@ def in_processes(name: str, places: list[Place], tick: Tick,
     ticks = context.Queue()
     workers = min(cores(), len(places) * max(map(len, rounds)))
 
-    def due(i: int, turn: int) -> list[tuple[int, int, int, int]]:
-        """A round of a seed, first seeds first; one that has to begin is a seed ahead of its arms.
-
-        Else a core would wait while the last seed's reference is made.
-        """
-        return [(i if turn else i - 1, turn, n, i) for n in range(len(rounds[turn]))]
-
-    todo = [each for i in range(len(places)) for each in due(i, 0)]
+    todo = [(due(i, 0), n, i) for i in range(len(places)) for n in range(len(rounds[0]))]
     heapq.heapify(todo)
     left = [len(rounds[0])] * len(places)  # of the round that a seed is in
     running: dict[Future[None], tuple[int, int]] = {}
@@ -242,7 +244,7 @@ def in_processes(name: str, places: list[Place], tick: Tick,
         try:
             while todo or running:
                 while todo and len(running) < workers:
-                    _, turn, n, i = heapq.heappop(todo)
+                    (_, turn), n, i = heapq.heappop(todo)
                     with _ctrl_c_held():
                         future = pool.submit(_work_here, name, rounds[turn][n], places[i])
                         running[future] = (i, turn)
@@ -259,8 +261,8 @@ def in_processes(name: str, places: list[Place], tick: Tick,
                         seed_done(places[i].seed)
                         continue
                     left[i] = len(rounds[turn + 1])
-                    for each in due(i, turn + 1):
-                        heapq.heappush(todo, each)
+                    for n in range(left[i]):
+                        heapq.heappush(todo, (due(i, turn + 1), n, i))
         except BaseException as error:  # what is under way stops now; its folders can be resumed
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():

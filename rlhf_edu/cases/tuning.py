@@ -105,7 +105,7 @@ RECIPE = Recipe(
         "two-sided": changed("two-sided clip", clip="two-sided"),
         "honest-raters": Arm("honest raters", "honest", HACKED),
     },
-    exam=ExamConfig(every=3),
+    exam=ExamConfig(every=4),
     judge="biased",
 )
 STORY = "hacked"

@@ -21,7 +21,8 @@ Shapes: B responses, T response tokens, U units.
 """
 
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, reduce
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,7 +74,7 @@ def reply_mask(responses: Tensor) -> Tensor:
 
 @cache
 def _lookup(device: torch.device) -> dict[str, Tensor]:
-    """Constant tables on a device: unit phrases (U, 3) with −1 as wild card, and word sets (V,)."""
+    """Constant tables on a device: unit phrases (U,) as numbers, their words, word sets (V,)."""
     phrases = [encode(unit) for unit in helpdesk.UNITS]
 
     def word_set(words: tuple[str, ...]) -> Tensor:
@@ -82,19 +83,26 @@ def _lookup(device: torch.device) -> dict[str, Tensor]:
         return member
 
     return {
-        "units": torch.tensor([p + [-1] * (3 - len(p)) for p in phrases], device=device),
+        "units": torch.tensor([_number(p) for p in phrases], dtype=torch.int32, device=device),
+        "more": torch.tensor([len(p) - 1 for p in phrases], device=device),  # words after the first
         "sales": word_set(helpdesk.SALES_WORDS),
         "confident": word_set(helpdesk.CONFIDENT_WORDS),
     }
 
 
+def _number(words: Any) -> Any:
+    """A phrase as one number: its words are the digits, to the base V."""
+    return reduce(lambda number, word: number * VOCAB_SIZE + word, words)
+
+
 def find_units(responses: Tensor) -> Tensor:
     """(B, U, T) bool: does unit u start at position t of reply b (within the reply)?"""
-    units = _lookup(responses.device)["units"]
-    words = responses.masked_fill((reply_mask(responses) == 0) | (responses == EOS), PAD)
-    windows = torch.nn.functional.pad(words, (0, 2), value=PAD).unfold(1, 3, 1)  # (B, T, 3)
-    hit = windows[:, None] == units[None, :, None]  # (B, U, T, 3)
-    return (hit | (units < 0)[None, :, None]).all(-1)
+    lookup = _lookup(responses.device)
+    words = responses.masked_fill((reply_mask(responses) == 0) | (responses == EOS), PAD).int()
+    next_words = torch.nn.functional.pad(words, (0, 2), value=PAD).unfold(1, 3, 1).unbind(-1)
+    # The one, two and three words at each position, (B, 3, T): one comparison a unit is left.
+    phrases = torch.stack([_number(next_words[:n]) for n in (1, 2, 3)], 1)
+    return phrases[:, lookup["more"]] == lookup["units"][:, None]
 
 
 def _read(responses: Tensor, rows: Desk) -> tuple[dict[str, Tensor], Style]:

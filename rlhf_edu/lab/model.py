@@ -23,6 +23,7 @@ weight tying, rotary positions; none matters at this size.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +82,6 @@ class Block(nn.Module):
         x: Tensor,
         visible: Tensor,
         cache: tuple[Tensor, Tensor] | None = None,
-        columns: Tensor | None = None,
         read: Callable[[Tensor], Tensor] = lambda x: x,
         keep: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> Tensor:
@@ -93,9 +93,10 @@ class Block(nn.Module):
         B, S, D = x.shape
         h = self.norm1(x)
         k, v = self.key_value(h).view(B, S, 2, self.n_heads, -1).permute(2, 0, 3, 1, 4)
-        if cache is not None and columns is not None:
-            k, v = cache[0].index_copy_(2, columns, k), cache[1].index_copy_(2, columns, v)
-            k, v = k[:, :, : visible.shape[-1]], v[:, :, : visible.shape[-1]]
+        if cache is not None:
+            n = visible.shape[-1]  # columns that are known now; these tokens are the last of them
+            cache[0][:, :, n - S : n], cache[1][:, :, n - S : n] = k, v
+            k, v = cache[0][:, :, :n], cache[1][:, :, :n]
         x, h, visible = read(x), read(h), read(visible)
         q = self.query(h).view(B, -1, self.n_heads, D // self.n_heads).transpose(1, 2)
         # Three lines of formula take half the time of the library's kernel on heads this narrow.
@@ -131,7 +132,6 @@ class Transformer(nn.Module):
         positions: Tensor,
         visible: Tensor,
         cache: Cache | None = None,
-        columns: Tensor | None = None,
         read: Callable[[Tensor], Tensor] = lambda x: x,
         keep: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> Tensor:
@@ -139,14 +139,13 @@ class Transformer(nn.Module):
 
         `visible` (B, S, keys) is 0 where a token may look, −∞ elsewhere; `read` picks R of the S
         columns, all if not given, and `keep` some of these B·R: the last block computes no others.
-        With a `cache` its `columns` (S,) are filled, and as many columns looked up as `visible` has
-        keys.
+        With a `cache` these tokens become the last of its first `keys` columns, and see them all.
         """
         x = self.embed(tokens) + self.position(positions)
         kept: Sequence[tuple[Tensor, Tensor] | None] = cache or [None] * len(self.blocks)
         for i, block in enumerate(self.blocks[:-1]):
-            x = block(x, visible, kept[i], columns)
-        return self.norm(self.blocks[-1](x, visible, kept[-1], columns, read, keep))
+            x = block(x, visible, kept[i])
+        return self.norm(self.blocks[-1](x, visible, kept[-1], read, keep))
 
     def before_each_token(self, prompts: Tensor, responses: Tensor) -> Tensor:
         """Hidden states (B, T, D) from which response token t is predicted or valued."""
@@ -177,10 +176,10 @@ class Transformer(nn.Module):
         return columns + self.config.max_prompt - prompt_width, visible
 
     def empty_cache(self, batch: int, columns: int) -> Cache:
-        """Room for keys and values of `columns` columns."""
+        """Room for keys and values of `columns` columns; what is not filled yet is not read."""
         shape = (batch, self.config.n_heads, columns, self.config.width // self.config.n_heads)
         return [
-            (self.embed.weight.new_zeros(shape), self.embed.weight.new_zeros(shape))
+            (self.embed.weight.new_empty(shape), self.embed.weight.new_empty(shape))
             for _ in self.blocks
         ]
 
@@ -202,11 +201,18 @@ def scalar_model(
     return model
 
 
+@cache
+def _never_said(device: torch.device) -> Tensor:
+    """(V,) −10⁹ at <pad> and <reply>, else 0."""
+    with torch.inference_mode(False):  # a constant for every mode
+        words = torch.zeros(VOCAB_SIZE, device=device)
+        words[[PAD, REPLY]] = -1e9
+        return words
+
+
 def next_token_logits(model: Transformer, hidden: Tensor, temperature: float = 1.0) -> Tensor:
     """(…, D) → (…, V); <pad> and <reply> are never said."""
-    word = torch.arange(VOCAB_SIZE, device=hidden.device)
-    never = -1e9 * ((word == PAD) | (word == REPLY))
-    return model.head(hidden) / temperature + never
+    return model.head(hidden) / temperature + _never_said(hidden.device)
 
 
 def response_logits(

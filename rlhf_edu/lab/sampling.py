@@ -46,8 +46,7 @@ def sample(
     whole = torch.cat([prompts, responses[::copies]], 1)
     positions, visible = model.as_rows(whole, L)
     cache = model.empty_cache(len(prompts), L + response_length)
-    columns = torch.arange(whole.shape[1], device=prompts.device)
-    hidden = model.trunk(prompts, positions[:L], visible[:, :L, :L], cache, columns[:L],
+    hidden = model.trunk(prompts, positions[:L], visible[:, :L, :L], cache,
                          read=lambda x: x[:, -1:])
     if copies > 1:
         hidden, visible = (x.repeat_interleave(copies, 0) for x in (hidden, visible))
@@ -76,5 +75,5 @@ def sample(
                 cache = [(k[left], v[left]) for k, v in cache]
             now = slice(L + t, L + t + 1)
             hidden = model.trunk(token[:, None], positions[now], visible[:, now, : L + t + 1],
-                                 cache, columns[now])
+                                 cache)
     return responses, logprobs
