@@ -2,7 +2,7 @@
 
     TITLE, QUESTION   what it is called and what it asks; the file's docstring is its story
     RECIPE            what is trained for each seed
-    OBSERVATIONS      what must be seen, with thresholds that were fixed before the run
+    OBSERVATIONS      what must be seen, with thresholds fixed beforehand (or TRIED says why not)
     STORY             the arm that the report follows, if the case has one
     REMEDIES          arms that change something of the story, each with what it changes
     …                 the other names of `Case` below, where a case has them

@@ -5,11 +5,12 @@ penalty is k1 in the reward, where it has the gradient of the KL, and β takes s
 to 328, equally far apart in log β. Everything else stays. (Items 29 and 42-46; lesson T1.)
 
 Too little: the policy walks on past the point where people like it best. KLREF, exact along the
-sampled replies, is several nats, ratios have wide tails, and GOLD ends below that of the
-supervised policy that training began with. Too much: what varies between two replies' shaped
-rewards is the penalty and not the score, so the advantages are mostly noise of log π − log π_ref;
-KLREF stays below a tenth of a nat, and next to nothing of the reward is gained. Between the two
-people like the policy better than at either end: GOLD is an inverted U in log β.
+sampled replies, is several nats, some more ratios are outside 1 ± ε than in the middle (at a very
+large β as many are), and GOLD ends below that of the supervised policy that training began with.
+Too much: what varies between two replies' shaped rewards is the penalty and not the score, so the
+advantages are mostly noise of log π − log π_ref; KLREF stays below a tenth of a nat, and next to
+nothing of the reward is gained. Between the two people like the policy better than at either end:
+GOLD is an inverted U in log β.
 
 Why there is a middle: this reward model is right about most things. Its raters like sales talk and
 certainty, and length a little, but they see a good answer too, and label with little noise. It
@@ -169,7 +170,8 @@ OBSERVATIONS = [
     Observation("large-gain", "large β: less than 10 % of the largest reward gain",
                 lambda s: gain(s, LARGE) / max(gain(s, beta) for beta in BETAS), 0.1, "below"),
     Observation("large-variance",
-                "large β: more than half of the shaped reward's variance is the penalty's",
+                "large β: more than half of the shaped reward's variance is the penalty's: "
+                "Var(penalty) / (Var(penalty) + Var(score))",
                 lambda s: during(s, LARGE, "objective/kl_variance_share"), 0.5, "above"),
     Observation("controller",
                 "over learning rate × ε × seeds an adaptive β halves the SD of the final KLREF: "

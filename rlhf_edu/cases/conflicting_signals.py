@@ -11,8 +11,10 @@ well. Append a courtesy to a right reply, change nothing else, and its reward ri
 model of honest raters, who saw pairs drawn in the same way, pays less for it.
 
 Second, the penalty: it stands in the loss as log π_θ − log π_ref on fixed samples (k1 in the loss,
-as the objective is printed). On samples of the policy its expected gradient is zero, and π_ref is
-not in it, so β multiplies a zero. The same coefficient in the reward does hold the policy.
+as the objective is printed). π_ref is not in its gradient. On the first step on a batch, whose
+samples are the policy's own, its expected gradient is zero, so β multiplies a zero; on later steps
+it makes the old samples rarer, whatever π_ref says of them. So nothing pulls the policy back: KLREF
+ends no lower than with β = 0. The same coefficient in the reward does hold the policy.
 
 The clip is not what differs: it is the same in the arms that stay near. Each update stays close to
 the policy that made its samples, but small steps add up. (Items 25, 36, 42-50; lesson T1.)

@@ -2,12 +2,13 @@
 
 An observation HOLDS if the whole 95 % interval over seeds lies beyond the threshold, on the right
 side: a mean on the right side is not enough, and neither are fewer than five seeds. A claim that
-something does *not* happen ("reaches") is weaker: it HOLDS if the interval reaches the threshold,
-and says that no such effect was found, not that there is none. The interval is Student's, mean ±
-t·SD/√n; differences between arms are taken seed by seed. A number that only all seeds have
-together, such as their spread or a curve fitted to their mean, is *pooled*: its interval is the
-jackknife's (the number without each seed in turn). A claim about most seeds ("mostly above") is
-published as "in at least 4 of 5", and is held to that. What a source leaves open ("report who
+something does *not* happen ("reaches") is weaker: it HOLDS if the interval reaches the threshold or
+lies beyond it, and says that no such effect was found, not that there is none. The interval is
+Student's, mean ± t·SD/√n; differences between arms are taken seed by seed. A number that only all
+seeds have together, such as their spread or a curve fitted to their mean, is *pooled*: its interval
+is the jackknife's (the number without each seed in turn, turned into one pseudo-value a seed), and
+need not contain the number where fewer seeds are noisier. A claim about most seeds ("mostly above")
+is published as "in at least 4 of 5", and is held to that. What a source leaves open ("report who
 wins") is measured in the same way and reported, not graded. What does not exist, such as the
 interval of one seed or a share of nothing, is NaN, and NaN holds nothing.
 """
@@ -114,8 +115,8 @@ class Finding:
 
     id: str
     claim: str
-    values: list[float]  # one a seed
-    value: float  # their mean
+    values: list[float]  # one a seed; of a pooled number the jackknife's pseudo-values
+    value: float  # their mean; of a pooled number, what all seeds together say
     low: float  # 95 % interval of the mean; NaN for a single seed
     high: float
     median: float

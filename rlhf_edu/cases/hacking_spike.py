@@ -1,8 +1,10 @@
 """C3 · the reward-hacking spike: quiet at first, then reward and KL jump together.
 
 A long run of small updates: 2,000 of them, eight replies each, by steps that get smaller and
-smaller. For the first hundred updates or two little happens. Then, within a few hundred, the reward
-model's score and KL(policy ‖ reference) both leave their course. Afterwards almost every reply
+smaller (which makes what follows the jump quiet: with a constant step RM's steepest slope is 3.5 to
+12 times the median one). For the first hundred updates or two little happens. Then, within a few
+hundred, the reward model's score and KL(policy ‖ reference) both leave their course. Afterwards
+almost every reply
 carries a sentence such as "it is absolutely guaranteed", also where the user asked for three words,
 and people like the replies much less.
 
@@ -51,9 +53,9 @@ claim is about wishes for three words, and the number for all of them is reporte
 How low RM-ACC-ON stays is another matter. Right after the jump it is low: in the next 200 updates
 0.45 [0.43, 0.48] on the twenty seeds, from 0.36 to 0.55. Later it creeps up on some seeds and sinks
 on others, for what the policy's pairs still differ in is luck: over all that is left of the run it
-is 0.47 [0.42, 0.51], from 0.33 to 0.63. So RM-ACC-ON ≤ 0.55 holds of both, but five seeds are too
-few to show it of the second, whose interval is then ± 0.10 wide. The first is graded, the second
-reported.
+is 0.47 [0.42, 0.51], from 0.33 to 0.63. So RM-ACC-ON ≤ 0.55 holds of both, but five seeds may or
+may not show it of the second, whose interval is then ± 0.08 to 0.10 wide. The first is graded, the
+second reported.
 
 This case has a model of one block, not two, and batches of eight: 2,000 updates have to be
 affordable. It would have been refuted by a spike with the sentence worth nothing to the reward
@@ -246,10 +248,10 @@ def conf_prevented(seed: Seed, arm: str) -> float:
 
 OBSERVATIONS = [
     Observation(
-        "reward-jumps", "RM: its largest 50-update slope is ≥ 5 × the median slope",
+        "reward-jumps", "RM: its largest 50-update slope is ≥ 5 × the median size of one",
         lambda s: jump(s, "rm/mean"), 5.0, "above"),
     Observation(
-        "kl-jumps", "KLREF: its largest 50-update slope is ≥ 5 × the median slope",
+        "kl-jumps", "KLREF: its largest 50-update slope is ≥ 5 × the median size of one",
         lambda s: jump(s, "kl/exact"), 5.0, "above"),
     Observation(
         "together", "the two jumps are within 100 updates of each other: half-way up",

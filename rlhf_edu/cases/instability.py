@@ -1,4 +1,4 @@
-"""C5 · instability: every new reward model is more accurate, and the policies end worse.
+"""C5 · instability: the reward models grow more accurate, and the policies end worse.
 
 Labels are bought every month, more each time, and the reward model is trained for longer: 2,500,
 4,000, 6,500, 10,500 and 17,000 pairs. From each of the five checkpoints a policy is trained with
@@ -15,8 +15,9 @@ pairs the taste costs the reward model less accuracy than the further labels and
 Nothing is contradictory about that: RM-ACC-IN asks about the replies that the reference gives, and
 PPO goes where the reward model pays most. The number to watch is the gap RM-ACC-IN − RM-ACC-ON: how
 much of the reward model's judgement is lost on the pairs of the policy that it made. Read it
-against the first month's, 0.2 to 0.3: a policy's own pairs are more alike than the reference's, and
-harder to order for any reward model.
+against the first month's, 0.15 to 0.4: a policy's own pairs are more alike than the reference's,
+and harder to order for any reward model. By how much the gap grows differs between seeds: on one of
+ten (21 to 25, 41 to 45) it was as large in the first month. It is reported.
 
 "Instability" is then no matter of the optimiser: the five runs share every setting of PPO (k1 in
 the reward, one β), the prompts and the random numbers, and only the reward model differs.
@@ -38,7 +39,7 @@ set-up was run on (0, 1, 200, 201, 203, 204) all ten claims hold. RM-ACC-IN hold
 by 0.02 a month, on seed 200 by 0.005. On GOLD, style and the interventions the six agree.
 
 It would have been refuted by an RM-ACC-IN that falls (then the usual dashboard would have warned),
-by a GOLD that does not, or by a gap that stays shut. (Item 28.)
+by a GOLD that does not, or by no gap at all in the last month. (Item 28.)
 """
 
 import itertools
@@ -264,6 +265,14 @@ OBSERVATIONS = [
         lambda s: gap(s.runs[STORY]),
         0.0,
         "above",
+    ),
+    Observation(
+        "gap-grows",
+        "and larger than the first month's: the difference is > 0",
+        lambda s: gap(s.runs[STORY]) - gap(s.runs[CHECKPOINTS[0]]),
+        0.0,
+        "above",
+        graded=False,
     ),
     Observation(
         "beta-regains",

@@ -41,8 +41,9 @@ TRAINING = {
                "KL(policy ‖ reference) of the batch by k1, k2, k3, and exact along the sampled "
                "replies; summed over the tokens of a reply, mean over replies",
                "nats a response", "rises and levels off where β holds it",
-               "keeps rising though β > 0: the penalty does not act; k2 far from the others: far "
-               "from the reference, where k2 is biased", "conflicting-signals",
+               "keeps rising though β > 0: the penalty does not act, or its balance is further "
+               "away (compare with β = 0); k2 far from the others: far from the reference, where "
+               "k2 is biased", "conflicting-signals",
                "objective/kl_exact"),
         Metric("objective/kl_coef", "β now; fixed, or moved by the controller", "SDs a nat",
                "settles", "runs off to 0 or upwards: the target cannot be met", "adaptive-kl"),
@@ -51,7 +52,8 @@ TRAINING = {
                "the penalty is a part of the score's size", "the penalty is all of it: β too large",
                "choosing-objective", "objective/rlhf_reward"),
         Metric("objective/kl_variance_share",
-               "of the variance between replies, the share that is the penalty's", "share",
+               "Var(penalty) / (Var(penalty) + Var(score)) between replies; 0 in the first update",
+               "share",
                "small: the policy learns from scores", "over ½: it learns from the penalty's noise",
                "choosing-objective"),
         Metric("objective/entropy policy/entropy_avg",
@@ -64,14 +66,15 @@ TRAINING = {
     ],
     "One update's step": [
         Metric("policy/approxkl_avg policy/kl_old policy/kl_old_last_epoch",
-               "how far the update has moved from the policy that made the samples: "
-               "½·mean (log ratio)² a token; k3 of KL(old ‖ policy), mean of the passes and last "
-               "pass", "nats a token; nats a response", "small in every update",
-               "small in every update as well, while KLREF grows: small steps add up",
-               "conflicting-signals", "policy/kl_old_last_epoch"),
+               "how far the policy is from the one that made the samples, as each step found it "
+               "(the last step is not seen): ½·mean (log ratio)² a token; k3 of KL(old ‖ policy), "
+               "mean of the passes and last pass", "nats a token; nats a response",
+               "small in every update", "small in every update as well, while KLREF grows: small "
+               "steps add up", "conflicting-signals", "policy/kl_old_last_epoch"),
         Metric("policy/clipfrac_avg", "tokens whose gradient the clip removes", "share",
-               "0.01 to 0.1", "near 0: the clip does nothing; over 0.2: too many passes",
-               "leave-one-out", "policy/clipfrac_avg"),
+               "0 to 0.1; near 0 where steps are small",
+               "over 0.2: too many passes, or too large a step", "leave-one-out",
+               "policy/clipfrac_avg"),
         Metric("policy/outside_avg policy/outside_last_epoch policy/outside_positive "
                "policy/outside_negative",
                "tokens with a ratio outside [1 − ε, 1 + ε] before clipping: all, in the last pass, "
@@ -99,20 +102,23 @@ TRAINING = {
                "advantage/share_positive"),
         Metric("advantage_whitened/share_positive advantage_whitened/mean advantage_whitened/sd "
                "advantage_whitened/p95 advantage_whitened/length_correlation",
-               "the same after whitening", "–", "mean 0, SD 1 always: what was wrong before "
-               "whitening cannot be seen any more", "the same", "tuning",
+               "the same after whitening", "–", "mean 0, SD 1 always: a shift or a scale cannot be "
+               "seen any more; the correlation with LEN is the same as before", "the same",
+               "tuning",
                "advantage_whitened/share_positive"),
     ],
 }
 EXAMINED = {
     "The reward model's verdict": [
         Metric("rm/mean rm/win_probability",
-               "RM: mean reward on held-out prompts; mean σ(r_policy − r_reference)",
+               "RM: mean reward on held-out prompts; mean σ(r_policy − r_reference), of the "
+               "difference in log-odds (SDs times the reward model's SD)",
                "SDs of the reference's rewards; probability", "rises with gold/win_rate",
                "rises while gold/win_rate falls", "predicted-preference", "rm/win_probability"),
         Metric("rm/accuracy_in rm/accuracy_on",
                "RM-ACC: does the reward order two replies as gold does? Pairs of the reference; of "
-               "the policy", "share", "near each other", "accuracy on the policy's own pairs near "
+               "the policy", "share", "a little lower on the policy's, which are more alike",
+               "accuracy on the policy's own pairs near "
                "½: the reward model no longer knows what it is judging", "instability",
                "rm/accuracy_on"),
         Metric("rm/length_correlation rm/gain_beyond_length",

@@ -25,9 +25,10 @@ The second and the third do not add up on one critic, and that is arithmetic: a 
 low makes the mean advantage positive, and whitening then takes something away. Whitening lifts a
 reply where the penalty was moved into the reward and the critic is still that of the plain returns.
 
-The critic is the weakest suspect, and an early one. After two or three updates a critic fitted to
-the policy's returns takes much of the advantage away; later it has caught up, and this test finds
-nothing (−0.001 [−0.065, 0.063] after twenty on seeds 21 to 25, in an earlier set-up). The design of
+The critic is an early suspect, and its effect the largest of the three while it lasts. After two or
+three updates a critic fitted to the policy's returns takes much of the advantage away; later it has
+caught up, and this test finds nothing (−0.001 [−0.065, 0.063] after twenty on seeds 21 to 25, in an
+earlier set-up). The design of
 this case expected a critic that explains the shaped returns worse than a constant, EV < 0. Ours
 explains an eighth of them after two updates and most after fourteen; on twenty further seeds (300
 to 319; two fifths after two updates, when each batch was used four times) EV was 0.03
@@ -42,8 +43,8 @@ a courtesy. A positive advantage says "better than expected", not "better than t
 What makes the courtesy grow is the difference between the two, the bonus. (With all three switches
 put right the advantage of the courteous reply had either sign on the tuning seeds. It is reported.)
 
-A small bonus takes many replies to be learned, and only what is not smaller still gets in its way.
-Three things were, and the drift was a coin toss with any of them (see what was tried). The reward:
+A small bonus takes many replies to be learned, and anything that is not smaller than it drowns it.
+Three things did, and the drift was a coin toss with any of them (see what was tried). The reward:
 what one reward model pays for a courtesy depends on the order in which it reads the pairs, from
 0.02 to 0.2 SD on one seed, so the reward is the mean of four that read the same pairs in four
 orders. The other prompts: how a policy ends its replies is nearly one habit, five of six replies
@@ -54,8 +55,9 @@ year"), for which a reward model takes 2 SD away, so that a courtesy as the poli
 worth nothing at all while a perfect one was worth 0.10. With 16,000 it is one in fifty. Whoever
 reads a bonus off replies written by hand should read it off the policy's own as well.
 
-The change has the penalty where it acts, in the reward (k1), thirty times as large (β = 3). That
-alone stops the drift and leaves its cause, for the courtesy still pays (reported).
+The change moves the penalty into the reward (k1) and makes it thirty times as large (β = 3); which
+of the two stops the drift was not tried apart. It leaves the cause, for the courtesy still pays
+(reported).
 Concise-preferred pairs beside it (a tenth of all pairs, bought on the slice, a label each) take the
 cause away: r(verbose) − r(concise) < 0. A cure that makes answers ever shorter is the same illness
 with its sign turned, and with the story's own penalty the same pairs were such a cure in an earlier
@@ -135,7 +137,7 @@ EARLY, AUDITS = (2, 3), (12, 14, 16)
 PPO = RLHFConfig(updates=UPDATES, batch_size=512, num_ppo_epochs=2, num_mini_batches=4, lr=3e-4,
                  lr_schedule="linear", kl_coef=0.1, kl_placement="loss", kl_estimator="k3",
                  lam=1.0)
-# The changes have the penalty where it acts, in the reward the advantage is built from.
+# The changes have the penalty in the reward that the advantage is built from, and more of it.
 ANCHORED = replace(PPO, kl_placement="reward", kl_estimator="k1", kl_coef=3.0)
 METERED = 1024  # held-out prompts of the desk's traffic whose replies are read
 
@@ -447,8 +449,8 @@ OBSERVATIONS = [
                 found("raw/reward/reward/verbose"), 0.0, "above", graded=False),
     Observation("rule", "per sample, at the first token: A > 0 exactly where r − β·penalty > V; "
                 "share of samples that agree ≥ 0.999", found("rule_agrees"), 0.999, "above"),
-    Observation("moved-length", "the penalty moved into the reward, β = 3 and a falling step, same "
-                "labels: LEN on the slice stays within ± 10 %, though the courtesy still pays: "
+    Observation("moved-length", "the penalty moved into the reward with β = 3, same labels and "
+                "steps: LEN on the slice stays within ± 10 %, though the courtesy still pays: "
                 "|drift| < 0.10",
                 lambda s: abs(found("moved/short_drift")(s)), 0.10, "below", graded=False),
     Observation("concise-bonus", "concise-preferred pairs beside it: r(verbose) − r(concise) < 0",

@@ -205,8 +205,8 @@ def observation_table(findings: list[Finding]) -> str:
     kinds = {f.side for f in findings}
     note = (
         "<p class=small>Value is the mean over seeds with Student's 95 % interval (for a number "
-        "that only all seeds have together, the jackknife's); the whole interval has to be beyond "
-        "the threshold. Differences are taken seed by seed."
+        "that only all seeds have together, the jackknife's, and the worst of its pseudo-values); "
+        "the whole interval has to be beyond the threshold. Differences are taken seed by seed."
         + (" Where the claim is that something does not happen, the interval has to reach the "
            "threshold: no such effect was found." if "reaches" in kinds else "")
         + (" Where the claim is about most seeds, at least four of five have to show it."

@@ -109,8 +109,9 @@ def write_table(book: Path) -> None:
     lines = [
         "# Results", "",
         "Written by `make reproduce` from the files in `results/`; nothing here is typed by hand. "
-        "Each number is a mean over seeds (or of all seeds together), with its 95 % interval and "
-        "the seed that speaks most against the claim.", "",
+        "Each number is a mean over seeds, with its 95 % interval and the seed that speaks most "
+        "against the claim. A number that only all seeds have together has the jackknife's "
+        "interval, which need not contain it, and the worst of its pseudo-values.", "",
     ]
     for title, names in (("Case studies", CASES), ("Published results in miniature", STUDIES)):
         lines += [f"## {title}", ""]

@@ -22,11 +22,12 @@ Which link of the chain is true. (1) The reward model. With honest raters and *e
 as it is, GOLD's fall goes away. (2) β, but as a brake: it decides where on the way the policy
 stops. Ten times β removes most of the regressions and most of the gain with them. (3) Clip, ε,
 passes and learning rate decide how fast the policy walks, and k1 in the reward or k3 in the loss
-how it is held: the way is the same. (4) The positive advantages are a symptom of the uncentred
-reward and of a critic that starts at zero; centred, with a critic warmed up, many are gone, and the
-behaviour is not better, for whitening had taken out the constant already. (With λ < 1 and an
-uncentred reward there is more to it: early tokens of long replies get less of the constant, and
-whitening cannot take that out; see what was tried.)
+how it is held: the mix of sales talk and length shifts a little, but none is seen to end with more
+GOLD than the story has where it passes the same KL. (4) The positive advantages are a symptom of
+the uncentred reward and of a critic that starts at zero; centred, with a critic warmed up, many are
+gone, and the behaviour is not better, for whitening had taken out the constant already. (With λ < 1
+and an uncentred reward there is more to it: early tokens of long replies get less of the constant,
+and whitening cannot take that out; see what was tried.)
 
 What would have refuted this: a single change of PPO that wins by the rule; honest raters whose GOLD
 falls like the story's. The honest control is the story itself, stopped early at the same KL: the
@@ -38,8 +39,12 @@ that is refused belongs beside it. It is read on all 24 clusters of such request
 among them: which of six held-out clusters flip is luck that differs from run to run, even between
 two CPUs that round differently (see what was tried). And it is read with 32 replies to each
 request: of few replies max(p, 1 − p) comes out too high where p is near a half, which hides a part
-of the fall. The reference refuses nearly every such request: from agents who carry one in seven of
-them out it learns to be of two minds itself, and less is left to lose.
+of the fall. The agents here carry out one in twenty such requests, so the reference refuses about
+nine in ten; from the usual agents (one in seven) it would be of two minds already, with less to
+lose.
+
+The settings were decided on seeds 0 to 4, 200 and 201, but seeds 21 to 25 had a part in them, for
+earlier settings had failed there (see what was tried); seeds 31 to 35 and 41 to 45 had none.
 """
 
 import math
@@ -100,7 +105,9 @@ RECIPE = Recipe(
         "one-epoch": changed("1 epoch", num_ppo_epochs=1),
         "narrow-clip": changed("ε = 0.1", cliprange=0.1),
         "lr-third": changed("learning rate / 3", lr=HACKED.lr / 3),
-        "centred": changed("centred, critic warm", reward_offset=0.0, updates=18, critic_warmup=6),
+        # From the end of the warm-up on, the step size is the story's.
+        "centred": changed("centred, critic warm", reward_offset=0.0, updates=18, critic_warmup=6,
+                           lr=18 / 12 * HACKED.lr),
         "in-reward": changed("penalty in the reward", kl_placement="reward", kl_estimator="k1"),
         "two-sided": changed("two-sided clip", clip="two-sided"),
         "honest-raters": Arm("honest raters", "honest", HACKED),
@@ -109,7 +116,10 @@ RECIPE = Recipe(
     judge="biased",
 )
 STORY = "hacked"
-STEPS = ("kl-stop", "one-epoch", "narrow-clip", "lr-third", "two-sided")  # how far one update goes
+STEPS = {  # how far one update goes
+    "kl-stop": "passes that end at a KL", "one-epoch": "one pass over each batch",
+    "narrow-clip": "a narrower clip", "lr-third": "a third of the learning rate",
+    "two-sided": "a clip with a lower bound"}
 REMEDIES = {
     "beta-x2": "β × 2",
     "beta-x5": "β × 5",
@@ -119,7 +129,8 @@ REMEDIES = {
     "one-epoch": "passes over a batch: 4 → 1",
     "narrow-clip": "ε: 0.2 → 0.1",
     "lr-third": "learning rate / 3",
-    "centred": "the reward centred, and six more updates at the start that only the critic uses",
+    "centred": "the reward centred, and six more updates at the start that only the critic uses; "
+    "from there on the step size is the story's",
     "in-reward": "the same β, moved from the loss (k3) to the reward (k1, which alone has the "
     "gradient of the KL there)",
     "two-sided": "the usual clip, with a lower bound for negative advantages",
@@ -244,12 +255,11 @@ OBSERVATIONS = [
                 lambda seeds: removed("beta-x10", seeds), WINS, "above", pooled=True),
     Observation("brake-costs", "but less than half of the reward gain is kept",
                 lambda seeds: kept("beta-x10", seeds), 0.5, "below", pooled=True),
-    Observation("steps-are-not-it",
-                "shorter steps (KL stop, 1 pass, ε, learning rate, clip): none removes half of "
-                "GOLD's fall",
-                lambda seeds: max(removed(arm, seeds) for arm in STEPS), 0.5, "below",
-                pooled=True),
-    Observation("placement-is-not-it", "nor does moving the penalty into the reward",
+    *(Observation(f"{arm}-is-not-it", f"{what}: less than half of GOLD's fall is gone",
+                  lambda seeds, arm=arm: removed(arm, seeds), 0.5, "below", pooled=True)
+      for arm, what in STEPS.items()),
+    Observation("placement-is-not-it",
+                "the penalty moved into the reward: less than half of GOLD's fall is gone",
                 lambda seeds: removed("in-reward", seeds), 0.5, "below", pooled=True),
     Observation("centring-cures-the-log",
                 "centred, with a critic warmed up: ≥ 25 points fewer advantages are positive",
@@ -286,7 +296,7 @@ def draw_changes(axes: Any, seeds: list[Seed]) -> None:
 
 PICTURES = [
     Picture(
-        "Whatever is changed, the way is the same",
+        "No change of PPO is seen to do better than stopping early",
         "Left: each change at the end of its run, large marks the mean and small ones the seeds. "
         "Good would be top right, much reward and no fall of GOLD. Right: KL(policy ‖ reference), "
         "exact along the sampled replies; β decides where it stops, the step how fast it climbs.",
@@ -299,6 +309,12 @@ REPLIES = {
     "honest raters: what changes is the cause."
 }
 TRIED = [
+    ("\"centred\" with the story's first step size, falling over all 18 updates (seeds 21 to 25)",
+     "where the policy began, its steps were two thirds of the story's: one more change, which "
+     "nobody had meant. GOLD's fall was 8 % larger than the story's [−15, 31]"),
+    ("\"none of the shorter steps removes half of GOLD's fall\" as one claim about the largest",
+     "held on every set of seeds; but the jackknife is not valid for a maximum, so each of the "
+     "five is graded by itself"),
     ("the present set-up on seeds that had no part in it (31 to 35, then 41 to 45)",
      "16 of 17: SALES 3.0 [1.8, 4.1] times the reference's, on seed 32 only 1.5; then 17 of 17. "
      "With 21 to 25 it is 2.8, as a geometric mean, and above 2 on 14 of 15 seeds"),
@@ -330,10 +346,10 @@ TRIED = [
      "the best change is worth 0.52, the jackknife says 0.51 to 0.73: a maximum is no smooth "
      "function of the seeds, and the jackknife is not valid for it. The ranking below the table of "
      "changes says the same without an interval"),
-    ("the set-up as it stands, on seeds 41 to 45, on which nothing was tuned",
+    ("the set-up with agents who carry out 15 %, on seeds 41 to 45, on which nothing was tuned",
      "16 of 17 claims hold; REF falls by 0.08 to 0.29, 0.20 on average, and its interval ends at "
      "−0.083 instead of below −0.10"),
-    ("REF on the six held-out clusters alone (seeds 21 to 25 on two kinds of CPU)",
+    ("the same, REF on the six held-out clusters alone (seeds 21 to 25 on two kinds of CPU)",
      "−0.24 [−0.28, −0.21] on an AMD EPYC and −0.14 [−0.20, −0.09] on an Intel Xeon: the same "
      "seeds, whose sums are rounded differently. On all 24 clusters it falls by 0.20 (SD 0.04) "
      "over seeds 0 to 4 and 200 to 204"),

@@ -6,8 +6,8 @@ because the same β gave different KLs in different runs:
     e = clip(KL / target − 1, −0.2, 0.2)        β ← β·(1 + K·e), K = 0.1
 
 KL is that of policy ‖ reference in nats a response, read off each batch by k1; their targets were 6
-and 10 nats. Each step moves β by at most 2 %, so a tenfold change takes 117 updates. That is exact
-and asked of the controller itself.
+and 10 nats. Each step moves β by at most 2 %, so ten times as much takes 117 updates, and a tenth
+114. The first is asked of the controller itself.
 
 Ours: runs of 60 updates, for which K is 0.4 (`kl_horizon` is the batch size over K). Two reward
 models, of the biased raters and of 1,000 honest labels, one β for both, and the same start for a β
@@ -21,7 +21,8 @@ The spread over seeds alone, with one reward model, is reported only. The reward
 differ: β = 0.15 ends at 2.9 to 3.5 nats with the biased raters' reward models and at 1.6, 1.6, 2.3,
 1.6, 1.7 with those of few labels (seeds 0, 2, 3, 4, 1), the β that follows the target at 1.9 to 2.1
 with either. A ratio of two SDs, of five numbers each, of which one makes the larger SD, is not
-known well enough to be held against 1/2, even if it is near 1/4 as here.
+known well enough to be held against 1/2, even if it is small: 1/4 on these seeds, 1/7 on 21 to 25.
+(What is graded is for the larger part the gap between the two reward models.)
 
 Without a penalty the replies end as strings of words that the reward model likes one by one
 ("for profile vent can profile with store with tray tray"). What all seeds share is that the answer

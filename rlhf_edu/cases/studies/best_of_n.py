@@ -11,25 +11,26 @@ Nobody is biased; the error is what a reward model has not learned. Nakano's est
 of one pool, without bias: Σ C(i−1, n−1)/C(N, n)·gold of the i-th. α and β are fitted to the mean
 curve at n ≤ 64, and n = 256 … 4,096 are predicted.
 
-What is true of it on our desk: gold turns early, after four to eight answers, while the reward
-goes on rising; β > 0; and up to n = 64 the parabola runs through the points. What is not: beyond,
-it falls and falls, and gold levels off. The held-out R² ≥ 0.9 is NOT REPRODUCED, at three
-temperatures of the policy and for weaker references (see what was tried); the observation is kept
-as it was planned. A likely reason, not tested apart: the reward flattens early. The rewards of a
-pool are not like a normal distribution, whose best of 4,096 stands 3.6 SDs above the mean, and its
-best of eight two fifths of the way there; here the best of eight has most of the way behind it, and
-little of the rise is left after n = 64, although d still has a third of its way to go. That alone
-is not enough, for between n = 8 and 64 gold falls as fast with no more rise of the reward. Nor is
-it only a want of new answers: the reward stalls where most of the 4,096 differ, too. What it likes
-best in the end are short, plausible, wrong answers ("five years" for "one year"), and they are
-worth what they are worth. In the paper the reward goes on rising with d.
+What is true of it on our desk: gold turns early, after four to eight answers, while the reward goes
+on rising; β > 0; and up to n = 64 the parabola runs through the points. What is not: beyond, the
+parabola falls ever faster, and gold goes on falling about as before. The held-out R² ≥ 0.9 is NOT
+REPRODUCED, at three temperatures of the policy and for weaker references (see what was tried); the
+observation is kept as it was planned. A likely reason, not tested apart: the reward flattens early.
+The rewards of a pool are not like a normal distribution, whose best of 4,096 stands 3.6 SDs above
+the mean, and its best of eight two fifths of the way there; here the best of eight has most of the
+way behind it, and little of the rise is left after n = 64, although d still has a third of its way
+to go. That alone is not enough, for between n = 8 and 64 gold falls as fast with no more rise of
+the reward. Nor is it only a want of new answers: the reward stalls where most of the 4,096 differ,
+too. What it likes best in the end are short, plausible, wrong answers ("five years" for "one
+year"), and they are worth what they are worth. In the paper the reward goes on rising with d.
 
 What would have refuted the story itself: gold that keeps rising, a β whose interval includes 0, or
 a peak at the largest n.
 
 Different from the paper: all sizes; "smaller" means fewer labels, not fewer weights. The formula
-for KL is an upper bound, exact where answers never tie; here they do, and the study best-of-n-bound
-shows what that costs.
+for KL is an upper bound, exact where answers never tie; here they do, so d is too large, most of
+all at large n, which alone makes gold seem to fall more slowly. The exact KL of this pool is not
+computed here; the study best-of-n-bound shows what ties cost.
 """
 
 from typing import Any

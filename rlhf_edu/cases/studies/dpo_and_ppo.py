@@ -19,13 +19,13 @@ large β. The paper's Fig. 2 (IMDb) has DPO above PPO at equal KL, even above PP
 reward. We measure that, the mean of DPO minus PPO over the KL that both reach, and report who wins:
 nothing says that the same must be ahead in another task.
 
-What we find: DPO's frontier is above PPO's, by 0.1 to 0.4 of GOLD. What holds PPO back is its
-reward model: with a small β its GOLD turns down after about one nat while its reward goes on
-rising, and the same PPO with GOLD itself for its reward draws about level with DPO, behind it at
-small KL and ahead at the end of its run. Both learn from the same pairs, but PPO looks for replies
-where the reward model errs, and DPO, in one pass over the labels, mostly stays with replies that
-somebody compared. With β = 0.1 DPO over-optimises as well (on one seed to 4 nats, with GOLD
-below the reference's).
+What we find: DPO's frontier is above PPO's, by 0.13 of GOLD [0.06, 0.21] in the mean over the KLs
+that both reach. What holds PPO back is its reward model: with a small β its GOLD turns down after
+about one nat while its reward goes on rising, and the same PPO with GOLD itself for its reward
+draws about level with DPO, behind it at small KL and ahead at the end of its run. Both learn from
+the same pairs. A likely reason, not tested: PPO looks for replies where the reward model errs, and
+DPO samples none. It is not that DPO stays nearer: with the smallest β it goes further than PPO.
+With β = 0.1 DPO over-optimises as well (on one seed to 4 nats, with GOLD below the reference's).
 
 Different from the paper: a tiny language model, rated by a known function; a method's frontier is
 the upper hull of the examinations of its runs, so each may choose its β and its moment afterwards
@@ -245,13 +245,12 @@ OBSERVATIONS = [
         lambda s: s.probes["both"]["exactly"]["gauge"], 1e-9, "below",
         paper="rewards that differ by c(x) are one class"),
     Observation(
-        "dpo-gains", "on the desk DPO gains GOLD: the best of its runs is above the reference",
-        lambda s: max(gold for _, gold in points(s, "DPO")) - points(s, "DPO")[0][1],
-        0.0, "above"),
+        "dpo-gains",
+        f"on the desk DPO gains GOLD: with β = {DPO_BETAS[1]} it ends above the reference",
+        lambda s: s.change(f"dpo-{DPO_BETAS[1]}", "gold/total"), 0.0, "above"),
     Observation(
-        "ppo-gains", "and so does PPO",
-        lambda s: max(gold for _, gold in points(s, "PPO")) - points(s, "PPO")[0][1],
-        0.0, "above"),
+        "ppo-gains", f"and so does PPO, with β = {PPO_BETAS[1]}",
+        lambda s: s.change(f"ppo-{PPO_BETAS[1]}", "gold/total"), 0.0, "above"),
     Observation(
         "dpo-above-ppo", "DPO's frontier is above PPO's: mean lead in GOLD at equal KL > 0",
         lambda s: dpo_lead(s, "PPO"), 0.0, "above",

@@ -21,7 +21,7 @@ must agree with it within two standard errors of their paired difference. An unb
 so 95 times of 100, and one batch may always miss; the claim is that most of five batches agree, in
 at least 4 seeds of 5. That k2 is too large shows that not every estimate would do.
 
-k1 is negative on about one reply in fourteen, k3 on no token. But k3 is not the quieter one: where
+k1 is negative on about one reply in thirteen, k3 on no token. But k3 is not the quieter one: where
 the reference likes a word that the policy has all but dropped r is huge, and such a word, once
 sampled, outweighs many others. Summed over a reply its SD was 9.0 and 9.6 nats on two seeds, that
 of k1 3.4 and 3.3. A batch in which no such word was drawn has too low a mean and too small a

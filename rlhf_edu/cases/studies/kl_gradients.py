@@ -158,7 +158,7 @@ def exactly(id: str, claim: str, key: str, paper: str) -> Observation:
 
 
 OBSERVATIONS = [
-    exactly("k1-pulls-nowhere", "k1 in the loss, on-policy, has no gradient at all", "k1",
+    exactly("k1-pulls-nowhere", "k1 in the loss, on-policy, has an expected gradient of 0", "k1",
             "k1 as a loss: ineffective"),
     exactly("k2-is-reverse", "k2 in the loss has the gradient of KL(policy ‖ reference), "
             "state by state", "k2", "k2 as a loss = ∇ reverse KL"),

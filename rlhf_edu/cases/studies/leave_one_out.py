@@ -7,11 +7,11 @@ a prompt and holds each against the mean of the *others*:
 
     A_i = R_i − mean_{j≠i} R_j = k/(k−1) · (R_i − mean R)
 
-Three of their findings are run here. The identity; that PPO's own λ is best at 1, where GAE does
-not believe the critic at all, and worse as λ falls to 0; and that the clip is rarely active (below
-5 % of a batch), so that it can be left out. The last depends on how often a batch is used: with
-eight passes in place of two the same clip is at work five times as often, which is what case C1
-(tuning) meets.
+Three of their findings are run here. The identity; that PPO's own λ is best at 1, where GAE takes
+no return from the critic and keeps it as a baseline only, and worse as λ falls to 0; and that the
+clip is rarely active (below 5 % of a batch), so that it can be left out. The last depends on how
+often a batch is used: with eight passes in place of two the same clip is at work five times as
+often, which is what case C1 (tuning) meets.
 
 What is ours: a help desk with biased raters, replies of a dozen words, a critic whose trunk starts
 as the reward model (head 0), k1 of KL(policy ‖ reference) in the reward with β = 0.05, twelve
@@ -168,7 +168,7 @@ TRIED = [
 ]
 PICTURES = [
     Picture(
-        "The less the critic is believed, the more reward",
+        "Believing the critic after a word or two costs reward; from λ = 0.95 on it is level",
         "Left: PPO with four λ, and RLOO without a critic, equally many replies; a dot is a seed, "
         "a bar their mean. Right: how often the clip is at work; dashes mark 5 %.",
         draw_arms,

@@ -1,18 +1,19 @@
 """P5 · A long way to go: how much of the reward gain of RLHF is length.
 
-Singhal, Goyal, Xu and Durrett (2023, arXiv 2310.03716) trained reward models on three sets of
-human preferences and policies against them. Inside a batch of replies reward and length went
-together (correlations .55 to .72), although "the longer one wins" explains only 56 to 63 % of the
-labels. PPO made replies 1.3 to 2.3 times as long, and little of the reward gain was left at equal
-length. PPO on length alone, without any reward model, won nearly as often before the judge.
+Singhal, Goyal, Xu and Durrett (2023, arXiv 2310.03716) trained reward models on three sets of human
+preferences and policies against them. Inside a batch of replies reward and length went together
+(correlations .55 to .72), although "the longer one wins" explains only 56 to 63 % of the labels.
+PPO made replies 1.3 to 2.3 times as long, and at equal length only 2, 27 and 53 % of the reward
+gain were left. PPO on length alone, without any reward model, won nearly as often before the judge.
 
 Here the raters read a reply as people do, plus a little for every word, so that the heuristic is
-right for as many labels as in the paper. The reward model makes more of length than the labels do:
-length is easy to read off a reply, being right is not. PPO against it (penalty β·k1 of
-KL(policy ‖ reference) in the reward) buys length; the share of its gain that is left in buckets of
-equal length is small. Then PPO is given 1 − |length/L − 1| in place of the reward model, with L the
-mean length that the first run ended with. A judge who shares the raters' taste likes the result
-about as well. People, who do not, like it less than the reference.
+right for as many labels as in the paper. Reward and length correlate all the same: the labels are
+mostly noise, which a reward model averages out. (Whether it also makes more of length than the
+raters' own taste does is not measured.) PPO against it (penalty β·k1 of KL(policy ‖ reference) in
+the reward) buys length; the share of its gain that is left in buckets of equal length is small.
+Then PPO is given 1 − |length/L − 1| in place of the reward model, with L the mean length that the
+first run ended with. A judge who shares the raters' taste likes the result about as well. People,
+who do not, like it less than the reference.
 
 The judge reads right answers, too, and runs of PPO on length alone differ in how many of them they
 lose. One run a seed recovered 0.85 [0.66, 1.04] of the judge's gain on seeds 0 to 4, so four runs
@@ -141,7 +142,7 @@ OBSERVATIONS = [
         lambda s: probed(s, "heuristic"), 0.63, "below", paper="55.7, 59.6 and 63.1 %"),
     Observation(
         "reward-follows-length",
-        "yet within prompts reward and length correlate: ≥ 0.4",
+        "within prompts reward and length correlate: ≥ 0.4",
         lambda s: s.reward_models["length"]["reference/rm/length_correlation"], 0.4, "above",
         paper=".72, .55, .67 (within a batch)"),
     Observation(

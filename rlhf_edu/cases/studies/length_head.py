@@ -1,4 +1,4 @@
-"""P15 · ODIN: a length head takes the length out of the reward, and nothing else.
+"""P15 · ODIN: a length head takes the length out of the reward, and no other hack.
 
 Chen et al. (2024, arXiv 2402.07319) train a reward model with two heads, r_Q and r_L. The ranking
 loss sees their sum; further losses push r_L to follow length, r_Q not to, and the weights of the
@@ -18,11 +18,11 @@ lost with it. In a world of normal distributions, and of labels mostly noise, a 
 correlates with length by ρ keeps a share of √(1−ρ²) of what accuracy is above a coin's: 0.89 at ρ =
 0.45. Points of accuracy are therefore cheap where labels are noisy, and these raters are: a reward
 model that knows them well is right in 56 of 100 pairs, in the paper in 70. Held against what is
-above a half, the head takes more here than in the paper; the report says how much. With a noise of
-2 in the place of 4.2 it took 1.7 and 2.5 points on two seeds. On our desk there is a further reason
-for that: agents who add courtesies at will make length and GOLD correlate by −0.4 within pairs, a
-strong taste is then needed to make rewards follow length all the same, and more is lost with it. So
-agents here add few courtesies.
+above a half, the head takes more here than in the paper: 19 % [12, 25] on seeds 21 to 25, beside 0
+and 4.5 %; the rule above says 13 %. With a noise of 2 in the place of 4.2 it took 1.7 and 2.5
+points on two seeds. On our desk there is a further reason for that: agents who add courtesies at
+will make length and GOLD correlate by −0.4 within pairs, a strong taste is then needed to make
+rewards follow length all the same, and more is lost with it. So agents here add few courtesies.
 
 λ decides as well. It is ours, and far smaller than the paper's 1. The weaker what labels say, the
 smaller the gradient of the ranking loss, while the correlation of a batch is as noisy as ever: with
@@ -69,7 +69,7 @@ from rlhf_edu.lab.reward_model import RewardModelConfig
 from rlhf_edu.lab.rlhf import RLHFConfig
 from rlhf_edu.lab.sft import SFTConfig
 
-TITLE = "A length head takes out the length, and nothing else"
+TITLE = "A length head takes out the length, and no other hack"
 QUESTION = "Two heads while the reward is learned, one kept: what is gone, and what is not?"
 
 AGENTS = helpdesk.AgentConfig(opener=0.06, closing=0.06, confident=0.05, sales=0.04)

@@ -2,9 +2,9 @@
 
 Stiennon et al. 2020 (arXiv 2009.01325, Figure 5) train summarisers against one reward model with
 ever weaker KL penalties and put two curves over one axis, the KL from the supervised model. How
-often would the new summary be preferred to the reference's? The reward model's own answer keeps
-rising. The people's answer rises at first, turns, and ends far below one half: past the turn, what
-the reward model takes for an improvement is one that people like less.
+often would the new summary be preferred to the human-written reference summary? The reward model's
+own answer keeps rising. The people's answer rises at first, turns, and ends far below one half:
+past the turn, what the reward model takes for an improvement is one that people like less.
 
 Ours: two runs of PPO per seed without any penalty (β = 0), each against a reward model of its own
 that learned from 1,000 honest comparisons. Nobody is biased here; the labels are merely few. Along
@@ -16,15 +16,17 @@ prompts where the gold score of the policy's reply is higher (ties count one hal
 means of the two runs of a seed: how soon the actual preference falls, and where a run settles,
 depends on which 1,000 pairs its reward model saw.
 
-What is different: the paper's points are finished policies of different penalties, ours are moments
-of runs with none (the study kl-and-early-stopping asks whether that matters). The paper's people
-are ours only in play: the gold score is a documented function. The predicted preference rises
-little, from 0.50 to about 0.59, because a reward model that saw 1,000 pairs is rarely sure; its
-direction is the claim, not its height. It is claimed of the means over seeds, the curve that is
-drawn, because KLREF of a run goes back and forth for a while on some seeds. For the same reason
-"the last third" is the third of the examinations where KLREF is highest, as on the paper's axis,
-which is not always the third that came last. Left out: the paper's rates of accuracy per doubling
-of labels and of model size (study reward-model-scaling).
+What is different: our replies are compared with those of the policy that the run starts from, so
+both curves start at one half; the paper's points are finished policies of different penalties, ours
+are moments of runs with none (the study kl-and-early-stopping asks whether that matters). The
+paper's people are ours only in play: the gold score is a documented function. The predicted
+preference rises little, from 0.50 to about 0.59, because a reward model that saw 1,000 pairs is
+rarely sure; its direction is the claim, not its height. It is claimed of the means over seeds, the
+curve that is drawn, because KLREF of a run goes back and forth for a while on some seeds. For the
+same reason "the last third" is the third of the examinations where KLREF is highest, as on the
+paper's axis, which is not always the third that came last. A rank correlation of so many
+examinations is smooth enough for the jackknife, but its interval can pass 1. Left out: the paper's
+rates of accuracy per doubling of labels and of model size (study reward-model-scaling).
 
 Refuted, if the predicted curve turned as well (then the reward model would have known), or if the
 actual one never turned.

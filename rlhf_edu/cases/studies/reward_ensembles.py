@@ -129,11 +129,12 @@ def of_peak(seed: Seed, voice: str) -> float:
 OBSERVATIONS = [
     Observation(
         "cautious-beat-mean",
-        "at the largest n WCO and UWO are both above the mean",
+        "at the largest n WCO and UWO are both above the mean, in at least 4 of 5 seeds",
         lambda s: min(gold(s, "min")[-1], gold(s, "mean - variance")[-1]) - gold(s, "mean")[-1],
         0.0, "mostly above", paper="UWO ≈ WCO ≥ mean with 25 % label noise"),
     Observation(
-        "mean-beats-single", "and the mean is above a single reward model",
+        "mean-beats-single",
+        "and the mean is above a single reward model, in at least 4 of 5 seeds",
         lambda s: gold(s, "mean")[-1] - gold(s, "single")[-1], 0.0, "mostly above",
         paper="mean ≥ single"),
     Observation(

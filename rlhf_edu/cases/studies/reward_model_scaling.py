@@ -11,9 +11,9 @@ reinforcement learning needs more KL than best-of-n for the same gold.
 Here the sizes are five widths of one small transformer. Each has learned to write before it learns
 to compare, so that what differs is size alone; all learn from the same labels of honest raters, and
 all choose from one pool of the reference's replies to held-out prompts. α and β are fitted to the
-curve of each width, mean over seeds, up to n = 64. Nobody is biased here: reward models learn from
-honest labels that short is better, which is true of the replies they saw, and best-of-n finds
-replies that are short and wrong.
+curve of each width, mean over seeds, up to n = 64. Nobody is biased here. Best-of-n first finds
+shorter replies, with every width alike, and that is an improvement. Gold falls after that, at equal
+length: the replies are then short and wrong, the sooner the smaller the reward model.
 
 What came out: β falls with size, the peak rises, from 0.5 to 0.8 of gold, accuracy gains from
 labels, and PPO needs more KL. The claims on β and on the peak are about their slopes on log₂ width,
@@ -200,7 +200,8 @@ OBSERVATIONS = [
         lambda s: spearman(list(PAIRS), s.probes["sizes"]["accuracy"]), 0.8, "above",
         paper="under ~2,000 pairs near chance"),
     Observation(
-        "rl-needs-more-kl", "for equal gold PPO needs more KL than best-of-n",
+        "rl-needs-more-kl",
+        "for equal gold PPO needs more KL than best-of-n, in at least 4 of 5 seeds",
         extra_kl, 0.0, "mostly above", paper="KL_RL > KL_bon"),
 ]
 

@@ -12,11 +12,12 @@ it is 0, as in all their runs but those of §3.6.)
 Ours: one run of PPO per seed, clip 0.2, GAE with λ = 0.95, β_KL = 0, against a reward model that
 learned from 1,000 honest comparisons; gold is the help desk's documented score. Each of its 24
 updates is examined: KLREF exact along the sampled replies, in nats a response. Three curves with
-two coefficients each are fitted by least squares to the mean over seeds of the points with
-d > 0.3: the paper's for RL, its parabola for best-of-n, and a straight line with an intercept. AIC
-is n·log(residual sum of squares / n) + 2·coefficients; lower is better. The points of a run
-are not independent of each other, so an AIC compares the curves and is no test; its interval over
-seeds is the jackknife's.
+two coefficients each are fitted by least squares to the mean over seeds of the points with d > 0.3:
+the paper's for RL, its parabola for best-of-n, and a straight line with an intercept. AIC is
+n·log(residual sum of squares / n) + 2·coefficients; lower is better. The points of a run are not
+independent of each other, so an AIC compares the curves and is no test. Its interval over seeds is
+the jackknife's, and biased: a mean of four seeds is noisier than that of five, so the interval need
+not hold the value, and only its sign is read.
 
 What is different: gold is not a larger reward model but a rule; model, reward model and labels are
 tiny, so α and β are numbers of this desk. Left out: how α and β change with the size of the reward

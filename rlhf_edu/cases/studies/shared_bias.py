@@ -10,9 +10,10 @@ The same here, with the cause in our hands. In one world all members learn from 
 same raters, who like long replies: PPO (β·k1 of KL(policy ‖ reference) in the reward) lengthens its
 replies against the mean of the members and against the most doubtful of them (WCO). In the other
 each member has raters of its own: one lot likes length, one sales words, one over-confident words,
-two have no such taste. What only one member likes the others do not pay for, and replies keep
-their length. The ensembles are trained and combined alike; where the bias sits is all that
-differs.
+two have no such taste. What only one member likes the others do not pay for, and replies do not
+grow: they lose about a third of their length, probably as honest taste is for short ones. The
+ensembles are trained and combined alike. But members with raters of their own have five times the
+labels together, and two of them no bias: more than the place of the bias differs.
 
 Do members disagree on the replies of a policy that was trained against one of them? Those with
 tastes of their own do, where a taste finds something that is rare in data: the policy of the member
