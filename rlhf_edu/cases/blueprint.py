@@ -90,7 +90,7 @@ RECIPE = Recipe(sft=SFTConfig())  # the reference; all that follows is the probe
 BUDGET = 20_000  # labels, for everything
 CHECKED = 1000  # prompts of the last spot check; a person reads two replies to each
 POOL = 60_000  # replies of the reference from which pairs are matched
-HELD_OUT = 8_000  # likewise to held-out prompts: what a reward model has learned is read off them
+HELD_OUT = 4_000  # likewise to held-out prompts: what a reward model has learned is read off them
 RATERS = biased()
 CURVE = (500, 2_000, 5_000)  # pairs, beside all that were bought
 SETS = {500: 4}  # so few are a matter of luck: the mean over four sets of pairs, none in two
