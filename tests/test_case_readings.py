@@ -1,4 +1,4 @@
-"""What C4, C5 and C7 make of numbers: pairs, a fitted critic, trends, ratios, and prices."""
+"""What C1, C4, C5 and C7 make of numbers: steps, pairs, a critic, trends, ratios, and prices."""
 
 import math
 
@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from rlhf_edu.advantage import masked_mean
-from rlhf_edu.cases import blueprint, instability, post_deployment_drift
+from rlhf_edu.cases import blueprint, instability, post_deployment_drift, tuning
 from rlhf_edu.cases.evidence import Seed, doublings
 from rlhf_edu.lab import helpdesk
-from rlhf_edu.lab.gold import reply_mask, style_of
-from rlhf_edu.lab.model import ModelConfig, scalar_model, values_of
+from rlhf_edu.lab.gold import gold_score, reply_mask, style_of
+from rlhf_edu.lab.model import ModelConfig, language_model, scalar_model, values_of
+from rlhf_edu.lab.rlhf import RLHFConfig
 
 
 def test_a_trend_is_the_slope_of_the_line_of_least_squares() -> None:
@@ -45,6 +46,41 @@ def test_a_gate_is_passed_inside_its_limits_and_stops_beyond_twice_them() -> Non
     gate = blueprint.Gate("length", -0.05, 0.05, "within 5 %")
     assert gate.keeps(0.05) and gate.keeps(-0.05)
     assert not gate.keeps(0.06) and gate.keeps(0.06, 2) and not gate.keeps(-0.11, 2)
+
+
+def test_an_arm_with_a_warm_up_takes_the_storys_steps_when_its_policy_begins() -> None:
+    """Step sizes by the rule of the loop: lr · (1 − update / updates)."""
+    story, centred = tuning.HACKED, tuning.RECIPE.arms["centred"].rlhf
+    assert isinstance(centred, RLHFConfig) and centred.lr_end == story.lr_end == 0
+    steps = [[c.lr * (1 - u / c.updates) for u in range(c.updates)] for c in (story, centred)]
+    assert steps[1][centred.critic_warmup:] == pytest.approx(steps[0], rel=1e-12)
+
+
+def test_pairs_that_no_training_saw_are_of_held_out_prompts_and_the_matched_are_alike() -> None:
+    torch.manual_seed(1)
+    table, policy = helpdesk.desk(), language_model(ModelConfig(n_layers=1)).eval()
+    rows, a, b = blueprint.matched_pairs(policy, torch.Generator().manual_seed(2), 400, True)
+    assert len(rows) > 20 and bool(table.held_out[rows].all())
+    assert bool((style_of(a, table[rows]).words == style_of(b, table[rows]).words).all())
+    assert bool((a != b).any(1).all())
+    seen, _, _ = blueprint.matched_pairs(policy, torch.Generator().manual_seed(2), 400)
+    assert not bool(table.held_out[seen].any())
+
+
+def test_accuracy_is_the_share_of_pairs_in_golds_order() -> None:
+    """A reward that is the gold score of three replies in four, and the reverse of the fourth."""
+    table, luck = helpdesk.desk(), torch.Generator().manual_seed(5)
+    rows = torch.arange(200)
+    good = helpdesk.demonstrate(table, rows, luck, 16, helpdesk.AgentConfig(
+        wrong_step=0.0, missing_step=0.0))
+    bad = torch.full_like(good, helpdesk.PAD)
+    bad[:, 0] = helpdesk.EOS
+    here = table[rows]
+    sign = torch.where(torch.arange(200) % 4 == 0, -1.0, 1.0)
+    differ = gold_score(good, here).total != gold_score(bad, here).total
+    found = blueprint.accuracy(
+        lambda prompts, y: sign * gold_score(y, here).total, rows, good, bad)  # type: ignore[arg-type]
+    assert found == pytest.approx(float((sign[differ] > 0).float().mean()), abs=1e-6)
 
 
 def test_the_courteous_reply_wins_its_share_of_the_pairs_and_both_answer_rightly() -> None:
