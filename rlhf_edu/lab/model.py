@@ -139,7 +139,7 @@ class Transformer(nn.Module):
 
         `visible` (B, S, keys) is 0 where a token may look, −∞ elsewhere; `read` picks R of the S
         columns, all if not given, and `keep` some of these B·R: the last block computes no others.
-        With a `cache` these tokens become the last of its first `keys` columns, and see them all.
+        With a `cache` these tokens become the last of its first `keys` columns.
         """
         x = self.embed(tokens) + self.position(positions)
         kept: Sequence[tuple[Tensor, Tensor] | None] = cache or [None] * len(self.blocks)
