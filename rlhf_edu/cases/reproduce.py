@@ -172,7 +172,7 @@ def readme_block(result: dict[str, Any], first_case: dict[str, Any],
         "<!-- measured -->",
         f"On seeds {seeds}, on which nothing was tuned: mean over seeds, 95 % interval, and "
         "the verdict:", "", "```text", *lines, "```", "",
-        f"From nothing, on {machine['cores']} cores ({machine['system']}, torch "
+        f"From nothing, on {machine['cores']} cores ({machine['device_name']}, torch "
         f"{machine['torch']}), {whole}one seed of the story's own run {one['total_s']:.0f} s and "
         f"{one['peak_memory_gb']:.1f} GB.", "",
         f"One PPO iteration (256 replies, 4 epochs, separate critic) takes "
