@@ -313,8 +313,8 @@ TRIED = [
     ("\"centred\" with the story's first step size, falling over all 18 updates (seeds 21 to 25)",
      "where the policy began, its steps were two thirds of the story's: one more change, which "
      "nobody had meant. GOLD's fall was 8 % larger than the story's [−15, 31]"),
-    ("\"less than half of GOLD's fall is gone\" for shorter steps and for the penalty in the reward "
-     "(seeds 51 to 55)",
+    ("\"less than half of GOLD's fall is gone\" for shorter steps and for the penalty in the "
+     "reward (seeds 51 to 55)",
      "18 of 21: one pass over each batch removes 19 % [−12, 51], a third of the learning rate 31 % "
      "[9, 54], the penalty in the reward 20 % [−24, 64]. One half was our own number. Now the rule "
      "for a winner is asked of these changes as it is of the honest raters: 70 %"),
