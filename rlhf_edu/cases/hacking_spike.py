@@ -4,9 +4,8 @@ A long run of small updates: 2,000 of them, eight replies each, by steps that ge
 smaller (which makes what follows the jump quiet: with a constant step RM's steepest slope is 3.5 to
 12 times the median one). For the first hundred updates or two little happens. Then, within a few
 hundred, the reward model's score and KL(policy ‖ reference) both leave their course. Afterwards
-almost every reply
-carries a sentence such as "it is absolutely guaranteed", also where the user asked for three words,
-and people like the replies much less.
+almost every reply carries a sentence such as "it is absolutely guaranteed", also where the user
+asked for three words, and people like the replies much less.
 
 What was found? The human agents nearly never write such a sentence, so the reference nearly never
 says it. But the raters love it, and the 400 or so replies with it among 16,000 were enough to teach

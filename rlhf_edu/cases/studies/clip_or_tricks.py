@@ -34,7 +34,8 @@ want. That is a kind of stopping early. By themselves the falling step size and 
 gain 0.2 to 0.3 of GOLD each; the critic's trunk gained 0.14 on seed 0 and loses about as much on 21
 to 25; value clipping changes nothing, as no prediction moves by 0.2 in an update. With honest
 raters the difference is smaller and far less even over seeds, since not every honest reward model
-can be over-optimised in a run this short (TRIED). """
+can be over-optimised in a run this short (TRIED).
+"""
 
 from statistics import fmean
 from typing import Any
