@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
@@ -16,9 +17,15 @@ import torch
 from lively import PROMPTS, SMALL, generator, lively
 from torch import Tensor
 
-from rlhf_edu.lab import machine, sampling
-from rlhf_edu.lab.machine import medium_is_exact, settle, side_by_side, small_products
-from rlhf_edu.lab.model import Transformer, language_model
+from rlhf_edu.lab import helpdesk, machine, sampling
+from rlhf_edu.lab.machine import (
+    all_cores,
+    medium_is_exact,
+    settle,
+    side_by_side,
+    small_products,
+)
+from rlhf_edu.lab.model import ModelConfig, Transformer, language_model
 
 PRECISIONS = ["highest", "high", "medium"]
 PATIENCE = 30  # seconds after which a thread that waits for another gives up
@@ -32,6 +39,7 @@ def told(monkeypatch) -> Iterator[list[tuple[int, int]]]:
     told: list[tuple[int, int]] = []
     library = SimpleNamespace(mallopt=lambda name, value: told.append((name, value)))
     monkeypatch.setattr(machine, "_pool", None)
+    monkeypatch.setattr(machine, "_cores", 1)
     monkeypatch.setattr(machine, "ctypes", SimpleNamespace(CDLL=lambda name: library))
     yield told
     if machine._pool is not None:
@@ -58,6 +66,25 @@ def test_one_thread_an_operation_and_as_many_tasks_as_cores(monkeypatch):
     settle(1)
     main = threading.get_ident()
     assert side_by_side(threading.get_ident, threading.get_ident) == [main, main]
+
+
+def test_the_matrix_products_of_every_task_use_one_thread():
+    """They ask OpenMP, which keeps a number for each thread; torch's own number does not show it.
+
+    Once we saw the products of the second task take two threads, in the way of the first.
+    """
+    try:
+        openmp_threads = ctypes.CDLL(None).omp_get_max_threads
+    except (AttributeError, TypeError, OSError):
+        pytest.skip("torch's OpenMP cannot be asked on this system")
+    settle(2)
+    meet = threading.Barrier(2, timeout=PATIENCE)
+
+    def task() -> int:
+        meet.wait()  # so that the two are two threads
+        return int(openmp_threads())
+
+    assert side_by_side(task, task) == [1, 1]
 
 
 @pytest.mark.parametrize("allowed", [{5}, {0, 3}])
@@ -215,6 +242,41 @@ def test_sampling_uses_small_products_for_every_token_and_not_for_the_prompt(mon
     with pytest.raises(ZeroDivisionError):
         sampling.sample(model, PROMPTS[:4], 3, generator())
     assert torch.get_float32_matmul_precision() == "medium"
+
+
+def test_all_cores_are_for_sampling_and_one_thread_an_operation_before_and_after(monkeypatch):
+    settle(3)
+    assert torch.get_num_threads() == 1
+    seen: list[int] = []
+    trunk = Transformer.trunk
+
+    def looking(self, *args, **kwargs):
+        seen.append(torch.get_num_threads())
+        return trunk(self, *args, **kwargs)
+
+    monkeypatch.setattr(Transformer, "trunk", looking)
+    model = lively(language_model(SMALL), 0, ends=3.5)
+    sampling.sample(model, PROMPTS[:4], 3, generator())
+    assert set(seen) == {3} and torch.get_num_threads() == 1
+    with pytest.raises(KeyError, match="on the way"), all_cores():
+        raise KeyError("on the way")
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(4)  # a program that has set its own number keeps it
+    with all_cores():
+        assert torch.get_num_threads() == 4
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["full length", "own lengths"])
+def test_sampling_gives_the_same_bits_on_one_core_and_on_more(full):
+    model = lively(language_model(ModelConfig()), 0, ends=-1e4 if full else 4.0)
+    prompts = helpdesk.desk().prompts[:300]  # more rows than an operation gives one thread
+    found = []
+    for cores in (1, 2, 5):
+        settle(cores)
+        found.append(sampling.sample(model, prompts, 20, generator()))
+    assert full == bool((found[0][0] != helpdesk.EOS).all())
+    for responses, logprobs in found[1:]:
+        assert torch.equal(responses, found[0][0]) and torch.equal(logprobs, found[0][1])
 
 
 # Side by side

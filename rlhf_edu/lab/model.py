@@ -104,7 +104,8 @@ class Block(nn.Module):
         seen = (scores.softmax(-1) @ v).transpose(1, 2).reshape(x.shape)
         x, seen = keep(x), keep(seen)
         x = x + self.out(seen)
-        return x + self.down(F.relu(self.up(self.norm2(x))))
+        h = F.relu(self.up(self.norm2(x)), inplace=not torch.is_grad_enabled())
+        return x + self.down(h)
 
 
 class Transformer(nn.Module):
@@ -212,7 +213,9 @@ def _never_said(device: torch.device) -> Tensor:
 
 def next_token_logits(model: Transformer, hidden: Tensor, temperature: float = 1.0) -> Tensor:
     """(…, D) → (…, V); <pad> and <reply> are never said."""
-    return model.head(hidden) / temperature + _never_said(hidden.device)
+    # The head's own numbers are divided and added to, not the logits: V/D times as many.
+    bias = model.head.bias / temperature + _never_said(hidden.device)
+    return F.linear(hidden / temperature, model.head.weight, bias)
 
 
 def response_logits(

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from rlhf_edu.lab.helpdesk import EOS, PAD
-from rlhf_edu.lab.machine import small_products
+from rlhf_edu.lab.machine import all_cores, small_products
 from rlhf_edu.lab.model import Transformer, next_token_logits
 
 
 @torch.inference_mode()
+@all_cores()
 def sample(
     model: Transformer,
     prompts: Tensor,
