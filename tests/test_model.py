@@ -409,16 +409,17 @@ def test_log_probabilities_of_every_word_change_nothing_else(policy):
 
 
 def test_rows_dropped_early_get_what_they_get_when_no_row_is_dropped(policy, monkeypatch):
-    """Alone in its batch a row is never dropped: the batch ends with it."""
+    """Alone in its batch a row is never dropped, and shares its prompt with nobody."""
+    prompts = torch.cat([PROMPTS[:40], PROMPTS[10:30]])
     uniform = torch.rand(60, 16, generator=generator(21))
     numbers = [uniform]
     monkeypatch.setattr(sampling.torch, "rand", lambda *shape, **kw: numbers[0].clone())
-    responses, logprobs, every = with_every_logprob(policy, PROMPTS[:60], 16, 0)
+    responses, logprobs, every = with_every_logprob(policy, prompts, 16, 0)
     mask = reply_mask(responses)
     assert (mask.sum(1) <= 3).sum() >= 15 and mask[:, -1].sum() >= 5
     for i in range(60):
         numbers[0] = uniform[i : i + 1]
-        y, logp, words = with_every_logprob(policy, PROMPTS[i : i + 1], 16, 0)
+        y, logp, words = with_every_logprob(policy, prompts[i : i + 1], 16, 0)
         on = mask[i] == 1
         assert torch.equal(y[0], responses[i])
         assert torch.allclose(logp[0], logprobs[i], atol=NEAR)
@@ -453,6 +454,9 @@ def test_copies_read_a_prompt_once(policy, monkeypatch):
     sample(policy, PROMPTS[:10], 8, generator(23), copies=4)
     assert read[0] == (10, PROMPTS.shape[1])
     assert read[1] == (40, 1) and all(width == 1 for _, width in read[1:])
+    read.clear()
+    sample(policy, PROMPTS[[3, 5, 3, 3, 7, 5]], 8, generator(23))
+    assert read[0] == (3, PROMPTS.shape[1]) and read[1] == (6, 1)
 
 
 # Models

@@ -12,6 +12,7 @@ Shapes: B responses, L prompt tokens, T response tokens, V vocabulary.
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from rlhf_edu.lab.helpdesk import EOS, PAD
 from rlhf_edu.lab.machine import all_cores, small_products
@@ -43,16 +44,22 @@ def sample(
     responses = prompts.new_full((B, response_length), PAD)
     logprobs = uniform.new_zeros(B, response_length)
 
-    # The prompt is read once, however often it is answered.
-    whole = torch.cat([prompts, responses[::copies]], 1)
-    positions, visible = model.as_rows(whole, L)
-    cache = model.empty_cache(len(prompts), L + response_length)
-    hidden = model.trunk(prompts, positions[:L], visible[:, :L, :L], cache,
-                         read=lambda x: x[:, -1:])
-    if copies > 1:
-        hidden, visible = (x.repeat_interleave(copies, 0) for x in (hidden, visible))
-        cache = [(k.repeat_interleave(copies, 0), v.repeat_interleave(copies, 0)) for k, v in cache]
+    # A prompt is read once, however often it is answered; then its keys and values are handed out.
+    model.check_fits(L, response_length)
+    asked, nth = distinct(prompts)
+    nth = nth.repeat_interleave(copies)
+    once = model.empty_cache(len(asked), L)
+    hidden = model.trunk(asked, *model.as_rows(asked, L), once, read=lambda x: x[:, -1:])
+    hidden = hidden.index_select(0, nth)
+    cache = model.empty_cache(B, L + response_length)
+    for of_prompts, room in zip(once, cache, strict=True):
+        for x, y in zip(of_prompts, room, strict=True):
+            y[:, :, :L] = x.index_select(0, nth)
 
+    # What a reply's token sees: its prompt without the padding, and the reply before it.
+    padding = F.pad(prompts == PAD, (0, response_length)).repeat_interleave(copies, 0)
+    visible = logprobs.new_zeros(padding.shape).masked_fill(padding, -torch.inf)[:, None]
+    positions = torch.arange(response_length, device=prompts.device) + model.config.max_prompt
     rows = torch.arange(B, device=prompts.device)  # the rows that are still computed
     ended = torch.zeros_like(rows, dtype=torch.bool)
     with small_products():
@@ -60,21 +67,35 @@ def sample(
             scores = next_token_logits(model, hidden[:, -1], temperature).log_softmax(-1)
             # inverse transform: the first token whose cumulative probability exceeds the number
             cumulative = scores.exp().cumsum(-1)
-            threshold = uniform[rows, t, None] * cumulative[:, -1:]
-            token = (cumulative <= threshold).sum(-1).clamp(max=scores.shape[-1] - 1)
-            token = token.masked_fill(ended, PAD)
+            threshold = uniform[:, t, None] * cumulative[:, -1:]
+            token = torch.searchsorted(cumulative, threshold, right=True)[:, 0]
+            token = token.clamp(max=scores.shape[-1] - 1).masked_fill(ended, PAD)
             responses[rows, t] = token
             logprobs[rows, t] = scores.gather(-1, token[:, None])[:, 0].masked_fill(ended, 0.0)
             if every_logprob is not None:
                 every_logprob[rows, t] = scores
             ended = ended | (token == EOS)
-            if t + 1 == response_length or (on_cpu and bool(ended.all())):
+            if t + 1 == response_length:
                 break
-            if on_cpu and 3 * int(ended.sum()) > len(rows):  # a third has ended: go on without them
-                left = (~ended).nonzero()[:, 0]
-                rows, ended, token, visible = rows[left], ended[left], token[left], visible[left]
-                cache = [(k[left], v[left]) for k, v in cache]
-            now = slice(L + t, L + t + 1)
-            hidden = model.trunk(token[:, None], positions[now], visible[:, now, : L + t + 1],
+            if on_cpu and 3 * (gone := int(ended.sum())) > len(rows):
+                if gone == len(rows):
+                    break
+                left = (~ended).nonzero()[:, 0]  # a third has ended: go on without them
+                rows, ended, token, visible, uniform = (
+                    x.index_select(0, left) for x in (rows, ended, token, visible, uniform))
+                cache = [(k.index_select(0, left), v.index_select(0, left)) for k, v in cache]
+            hidden = model.trunk(token[:, None], positions[t : t + 1], visible[..., : L + t + 1],
                                  cache)
     return responses, logprobs
+
+
+def distinct(prompts: Tensor) -> tuple[Tensor, Tensor]:
+    """The prompts (A, L) that differ, and which of them each row is (B,); on a GPU all of them.
+
+    A batch of 256 of the desk's questions asks some 200. Buys a tenth to a quarter of the sampling.
+    """
+    if prompts.device.type != "cpu":
+        return prompts, torch.arange(len(prompts), device=prompts.device)
+    number: dict[tuple[int, ...], int] = {}
+    nth = [number.setdefault(tuple(row), len(number)) for row in prompts.tolist()]
+    return prompts.new_tensor(list(number)), torch.tensor(nth)
