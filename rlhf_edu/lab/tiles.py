@@ -103,12 +103,13 @@ def lay(model: Transformer, prompts: Tensor, responses: Tensor, lengths: Tensor 
     predicts = nth - asked[row] + 1  # number of the response token that it predicts; < 0: none
     is_read = nth == (total - 1)[row] if last else predicts >= 0
 
-    owner = torch.full((K * S,), -1).index_copy(0, slot, row).view(K, S)
     positions = torch.zeros(K * S, dtype=torch.long).index_copy(
         0, slot, nth + model.config.max_prompt - asked[row])
+    # A token sees what is neither before its row's first nor after itself; a filler sees itself.
     column = torch.arange(S)
-    seen = (owner[:, :, None] == owner[:, None]) & (column <= column[:, None])  # (K, S, S)
-    visible = torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)
+    begin = column.repeat(K).index_copy(0, slot, torch.tensor(first)[row])
+    before = torch.zeros(S, S).masked_fill_(column < column[:, None], -torch.inf)
+    visible = before.index_select(0, begin).view(K, S, S) + before.T.contiguous()
 
     # What is read: as many places in every tile as in the fullest.
     wanted, by_slot = slot[is_read].sort()
