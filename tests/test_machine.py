@@ -17,15 +17,18 @@ import torch
 from lively import PROMPTS, SMALL, generator, lively
 from torch import Tensor
 
-from rlhf_edu.lab import helpdesk, machine, sampling
+from rlhf_edu import InputError
+from rlhf_edu.lab import helpdesk, machine, rlhf, sampling, tiles
 from rlhf_edu.lab.machine import (
     all_cores,
+    compilable,
     medium_is_exact,
     settle,
     side_by_side,
     small_products,
 )
-from rlhf_edu.lab.model import ModelConfig, Transformer, language_model
+from rlhf_edu.lab.model import ModelConfig, Transformer, language_model, scalar_model
+from rlhf_edu.lab.reward_model import RewardModel
 
 PRECISIONS = ["highest", "high", "medium"]
 PATIENCE = 30  # seconds after which a thread that waits for another gives up
@@ -412,6 +415,79 @@ def test_training_gives_the_same_bits_on_one_core_and_on_more(threads):
     assert one["moved"] > 1e-3 and len(one["metrics"]) == 2
     assert one["alone"] and not two["alone"] and not three["alone"]
     assert one["threads"] == two["threads"] == three["threads"] == [1]
+
+
+# Compiled models
+
+
+def test_nothing_is_compiled_unless_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: pytest.fail("was compiled"))
+    for value in (None, "", "0"):
+        monkeypatch.delenv("RLHF_EDU_COMPILE", raising=False)
+        if value is not None:
+            monkeypatch.setenv("RLHF_EDU_COMPILE", value)
+        assert compilable(lambda x: x + 1)(1) == 2 and not machine.compiling()
+
+
+def test_a_compiled_function_is_compiled_once_and_other_tasks_wait_for_it(monkeypatch):
+    asked = []
+
+    def compile(fn, mode):  # what torch.compile is to this project
+        asked.append(mode)
+        return lambda x: 10 * fn(x)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setenv("RLHF_EDU_COMPILE", "1")
+    fn = compilable(lambda x: x + 1)
+    assert [fn(1), fn(2)] == [20, 30]
+    assert asked == ["reduce-overhead"], "on a GPU: CUDA graphs"
+    settle(3)
+    main = threading.get_ident()
+    assert side_by_side(*[threading.get_ident] * 3) == [main] * 3
+
+
+def test_a_wish_to_compile_that_cannot_be_met_is_refused_in_words(monkeypatch):
+    monkeypatch.setenv("RLHF_EDU_COMPILE", "yes")
+    with pytest.raises(InputError, match="RLHF_EDU_COMPILE=yes: allowed are 0 and 1"):
+        machine.compiling()
+    monkeypatch.setenv("RLHF_EDU_COMPILE", "1")
+    monkeypatch.setattr(machine.shutil, "which", lambda name: None)
+    with pytest.raises(InputError, match="install g"):
+        machine.check_compiler("cpu")
+    machine.check_compiler("cuda")  # which brings its own
+    monkeypatch.setattr(machine.shutil, "which", lambda name: name if name == "clang++" else None)
+    machine.check_compiler("cpu")
+
+
+def test_compiled_models_sample_and_learn_the_same(monkeypatch):
+    """What torch.compile captures of the models, run by torch itself: one program a model, of which
+    no part was left to Python, and the numbers of the uncompiled ones."""
+    numbers = torch._dynamo.utils.counters
+    small = ModelConfig(n_layers=2, width=16, n_heads=2)
+    reference = lively(language_model(small), 0, ends=3.0)
+    scored = RewardModel(lively(scalar_model(small), 1), 0.1, 1.5)
+    config = rlhf.RLHFConfig(updates=2, batch_size=16, num_ppo_epochs=2, num_mini_batches=2,
+                             response_length=6)  # fmt: skip
+
+    def run() -> tuple[Tensor, list[dict[str, float]]]:
+        state, metrics = rlhf.start(config, reference, scored), []
+        rlhf.train_rlhf(config, state, reference, scored, lambda s, m: metrics.append(m))
+        return state.weights.detach().clone(), metrics
+
+    weights, metrics = run()
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda fn, mode: compile(fn, backend="aot_eager"))
+    for module, name in ((tiles, "before_each_token"), (sampling, "one_more")):
+        monkeypatch.setattr(module, name, compilable(getattr(module, name).__wrapped__))
+    monkeypatch.setenv("RLHF_EDU_COMPILE", "1")
+    torch._dynamo.reset()
+    numbers.clear()
+    again, metrics_again = run()
+    assert numbers["stats"]["unique_graphs"] >= 4 and not numbers["graph_break"]
+    moved = (weights - rlhf.start(config, reference, scored).weights).abs().max()
+    assert moved > 1e-3 and (again - weights).abs().max() < 1e-2 * moved
+    for one, other in zip(metrics, metrics_again, strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-5)
 
 
 def test_beside_a_gpu_nothing_is_allowed_to_round(monkeypatch):

@@ -41,7 +41,7 @@ from rlhf_edu.cases.evidence import (
 from rlhf_edu.cases.stages import Place, Tick, check_cache, prepare, run_arm, run_probe, total_cost
 from rlhf_edu.lab import record
 from rlhf_edu.lab.machine import available_cores as cores
-from rlhf_edu.lab.machine import settle
+from rlhf_edu.lab.machine import check_compiler, settle
 
 
 def run_case(
@@ -56,6 +56,7 @@ def run_case(
     """Run a case study and write its folders, report and JSON; returns the JSON's content."""
     device, out = pick_device(device), out or Path("runs") / name
     check_cache()
+    check_compiler(device)
     with open_out(out, name, seeds, fresh):
         places = [Place(out, seed, device, fresh, resume) for seed in seeds]
         result = run_places(name, out, places)

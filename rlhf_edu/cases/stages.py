@@ -39,6 +39,7 @@ from rlhf_edu.lab.evaluate import (
     make_exam,
     refusals,
 )
+from rlhf_edu.lab.machine import compiling
 from rlhf_edu.lab.model import ModelConfig, Transformer, language_model, scalar_model
 from rlhf_edu.lab.raters import LabelBudget, Preferences, RaterConfig, collect_preferences
 from rlhf_edu.lab.reward_model import Ensemble, RewardModel, RewardModelConfig, train_reward_model
@@ -151,7 +152,7 @@ def stage(place: Place, name: str, config: dict[str, Any], parents: list[str],
     identity = {"config": config, "parents": parents, "code": code_digest(),
                 "torch": torch.__version__, "device": device.type,
                 "threads": torch.get_num_threads(),
-                "precision": torch.get_float32_matmul_precision()}
+                "precision": torch.get_float32_matmul_precision(), "compiled": compiling()}
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
     wanted = {"key": key, **identity}  # not its name: another case may know the work by another
     kept = cache_folder() / f"{record.FORMAT}-{key}"

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlhf_edu.lab.helpdesk import EOS, PAD
-from rlhf_edu.lab.machine import all_cores, small_products
-from rlhf_edu.lab.model import Transformer, next_token_logits
+from rlhf_edu.lab.machine import all_cores, compilable, small_products
+from rlhf_edu.lab.model import Cache, Transformer, next_token_logits
 
 
 @torch.inference_mode()
@@ -84,8 +84,8 @@ def sample(
                 rows, ended, token, visible, uniform = (
                     x.index_select(0, left) for x in (rows, ended, token, visible, uniform))
                 cache = [(k.index_select(0, left), v.index_select(0, left)) for k, v in cache]
-            hidden = model.trunk(token[:, None], positions[t : t + 1], visible[..., : L + t + 1],
-                                 cache)
+            hidden = one_more(model, token[:, None], positions[t : t + 1],
+                              visible[..., : L + t + 1], cache)
     return responses, logprobs
 
 
@@ -99,3 +99,10 @@ def distinct(prompts: Tensor) -> tuple[Tensor, Tensor]:
     number: dict[tuple[int, ...], int] = {}
     nth = [number.setdefault(tuple(row), len(number)) for row in prompts.tolist()]
     return prompts.new_tensor(list(number)), torch.tensor(nth)
+
+
+@compilable
+def one_more(model: Transformer, token: Tensor, position: Tensor, visible: Tensor,
+             cache: Cache) -> Tensor:
+    """Hidden states (B, 1, D) after one more token (B, 1), which then is in the cache."""
+    return model.trunk(token, position, visible, cache)

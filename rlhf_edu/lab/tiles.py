@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlhf_edu.lab.helpdesk import PAD
+from rlhf_edu.lab.machine import compilable
 from rlhf_edu.lab.model import Transformer, next_token_logits
 
 
@@ -141,6 +142,7 @@ def _rounded(n: int, step: int) -> int:
     return -(-n // step) * step
 
 
+@compilable
 def before_each_token(model: Transformer, tiles: Tiles) -> Tensor:
     """Hidden states (N or a little more, D) from which response tokens are predicted or valued."""
     def read(x: Tensor) -> Tensor:  # (K, S, …) → (K, R, …)
