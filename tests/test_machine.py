@@ -448,7 +448,7 @@ def test_a_compiled_function_is_compiled_once_and_other_tasks_wait_for_it(monkey
 
 def test_a_wish_to_compile_that_cannot_be_met_is_refused_in_words(monkeypatch):
     monkeypatch.setenv("RLHF_EDU_COMPILE", "yes")
-    with pytest.raises(InputError, match="RLHF_EDU_COMPILE=yes: allowed are 0 and 1"):
+    with pytest.raises(InputError, match="RLHF_EDU_COMPILE=yes: allowed are 0, and 1"):
         machine.compiling()
     monkeypatch.setenv("RLHF_EDU_COMPILE", "1")
     monkeypatch.setattr(machine.shutil, "which", lambda name: None)
