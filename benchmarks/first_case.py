@@ -2,6 +2,7 @@
 
     python benchmarks/first_case.py             one seed: fine-tuning, reward model, PPO, measures
     python benchmarks/first_case.py --demo      and the whole case on five seeds
+    ... --device auto|cpu|cuda                  auto takes a GPU where there is one
 
 Nothing cached is used. Results, with machine, versions and date, go to
 benchmarks/results/first_case.json; a number that was not measured in a call keeps its last value.
@@ -20,7 +21,7 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "results" / "first_case.json"
 
 
-def one_seed(seed: int) -> dict[str, float]:
+def one_seed(seed: int, device: str) -> dict[str, float]:
     """Seconds of each stage of the story's arm, in this process, and its memory."""
     from rlhf_edu.cases.conflicting_signals import RECIPE, STORY
     from rlhf_edu.cases.stages import Place, prepare, run_arm
@@ -30,18 +31,22 @@ def one_seed(seed: int) -> dict[str, float]:
     recipe = replace(RECIPE, raters={"biased": RECIPE.raters["biased"]},
                      arms={STORY: RECIPE.arms[STORY]})
     with tempfile.TemporaryDirectory() as folder:
-        place = Place(Path(folder), seed, "cpu", fresh=True, resume=False)
+        place = Place(Path(folder), seed, device, fresh=True, resume=False)
         began = time.perf_counter()
         prepare(recipe, place, lambda seconds: None)
         prepared = time.perf_counter()
         run_arm(recipe, STORY, place, lambda seconds: None)
         done = time.perf_counter()
     return {"reference_and_reward_model_s": prepared - began, "ppo_and_measures_s": done - prepared,
-            "total_s": done - began, "peak_memory_gb": peak_memory_gb()}
+            "total_s": done - began, "peak_memory_gb": peak_memory_gb(device)}
 
 
-def peak_memory_gb() -> float:
-    """Largest resident memory of this process so far."""
+def peak_memory_gb(device: str) -> float:
+    """Largest memory of this process so far: on the GPU, or resident."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 1e9
     try:
         import resource
     except ImportError:  # Windows
@@ -72,23 +77,31 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--demo", action="store_true", help="also time the case on five seeds")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--in-this-process", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.in_this_process:
-        print(json.dumps(one_seed(options.seed)))
-        return
 
     import torch
 
+    from rlhf_edu import InputError
+    from rlhf_edu.cases.experiment import pick_device
     from rlhf_edu.lab.record import environment
 
+    try:
+        device = pick_device(options.device)
+    except InputError as error:
+        parser.error(str(error))
+    if options.in_this_process:
+        print(json.dumps(one_seed(options.seed, device)))
+        return
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    found["environment"] = environment(torch.device("cpu")) | {"cores": os.cpu_count()}
-    wall, output = in_child([__file__, "--in-this-process", "--seed", str(options.seed)])
+    found["environment"] = environment(torch.device(device)) | {"cores": os.cpu_count()}
+    wall, output = in_child([__file__, "--in-this-process", "--seed", str(options.seed),
+                             "--device", device])
     found["one_seed"] = json.loads(output) | {"wall_with_imports_s": wall, "seed": options.seed}
     write(found)
     if options.demo:
-        wall, _ = in_child(["-m", "rlhf_edu", "run", "conflicting-signals"])
+        wall, _ = in_child(["-m", "rlhf_edu", "run", "conflicting-signals", "--device", device])
         found["demo"] = {"wall_s": wall, "seeds": [0, 1, 2, 3, 4]}
     write(found)
     print(json.dumps(found, indent=2))

@@ -4,6 +4,8 @@
     python benchmarks/iteration.py --growth       how time grows with batch, length, width, ...
     python benchmarks/iteration.py --seeds 5      five seeds: one after another, in turns, stacked
     python benchmarks/iteration.py --profile      where an iteration's time goes, in words
+    ... --device auto|cpu|cuda    auto takes a GPU where there is one
+    ... --compile                 ours compiled, on a GPU with CUDA graphs (RLHF_EDU_COMPILE=1)
 
 Each side runs in a process of its own and they take turns, so a slow moment of the machine hits
 both; medians of `--rounds` turns are compared. A turn is two iterations, of which the second
@@ -15,7 +17,8 @@ and separate critic, reference, reward model.
 - full length: no reply ends before 32 tokens, so both sides have the same work.
 - desk lengths: replies end where the desk's own end; TRL computes its padding, we do not.
 - bound: floating-point operations of the matrix products that the update needs, real tokens only,
-  over the rate of torch's plain 32-bit matrix product on all cores, measured between the turns.
+  over the rate of torch's plain 32-bit matrix product on the GPU or on all cores, measured between
+  the turns.
 
 Results go to benchmarks/results/iteration.json, or with --json to FILE. Those of further machines
 are kept beside it as iteration-NAME.json, and the README shows them as well.
@@ -23,6 +26,7 @@ are kept beside it as iteration-NAME.json, and the README shows them as well.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -38,9 +42,11 @@ from typing import Any
 import torch
 from first_case import peak_memory_gb
 
+from rlhf_edu import InputError
+from rlhf_edu.cases.experiment import pick_device
 from rlhf_edu.lab import helpdesk, rlhf
 from rlhf_edu.lab.machine import available_cores as cores
-from rlhf_edu.lab.machine import settle, side_by_side
+from rlhf_edu.lab.machine import check_compiler, compiling, settle, side_by_side
 from rlhf_edu.lab.model import (
     ModelConfig,
     Transformer,
@@ -80,26 +86,34 @@ def needed_flops(config: ModelConfig, setup: RLHFConfig, lengths: torch.Tensor) 
     return float(2 * 3 * setup.num_ppo_epochs * both.sum())
 
 
-def matmul_rate(threads: int) -> float:
-    """Operations a second of torch's plain 32-bit matrix product, at its best size."""
+def matmul_rate(device: str) -> float:
+    """Operations a second of torch's plain 32-bit matrix product, all cores, at its best size."""
     before, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(cores())
     torch.set_float32_matmul_precision("highest")
-    x, seconds = torch.rand(2048, 2048), []
+    x, seconds = torch.rand(2048, 2048, device=device), []
     for _ in range(4):
-        began = time.perf_counter()
+        began = now(device)
         x @ x
-        seconds.append(time.perf_counter() - began)
+        seconds.append(now(device) - began)
     torch.set_num_threads(before)
     torch.set_float32_matmul_precision(precision)
     return 2 * 2048**3 / min(seconds)
+
+
+def now(device: str) -> float:
+    """Seconds; on a GPU after all that was asked of it is done."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 # ── Our side, as a process that answers ─────────────────────────────────────────────────────────
 class Clock:
     """Seconds of each stage of an iteration, read off the functions that end it."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
+        self.device = device
         self.marks: list[tuple[str, float]] = []
         for name, stage in (("sample", "sampling"), ("side_by_side", "scoring"),
                             ("Rollout", "advantages")):
@@ -114,7 +128,7 @@ class Clock:
         return marked
 
     def mark(self, stage: str) -> None:
-        self.marks.append((stage, time.perf_counter()))
+        self.marks.append((stage, now(self.device)))
 
     def stages(self) -> dict[str, float]:
         """Seconds of each stage since the mark before it; the marks are then forgotten."""
@@ -133,6 +147,7 @@ def models(given: dict[str, Any], full: bool) -> tuple[Transformer, RewardModel]
     reward.load_state_dict(given["reward"])
     if full:
         reference.head.bias.data[helpdesk.EOS] = NEVER
+    reference.to(given["device"]), reward.to(given["device"])
     return reference.requires_grad_(False), RewardModel(reward.requires_grad_(False), 0.0, 1.0)
 
 
@@ -141,22 +156,22 @@ def iterations(given: dict[str, Any], full: bool, wait: Callable[[], bool],
     """Train; before each iteration `wait` for leave, after it `tell` its seconds and lengths."""
     reference, reward_model = models(given, full)
     setup = RLHFConfig(**given["setup"])
-    state, clock, seen = rlhf.start(setup, reference, reward_model), Clock(), []
+    state, clock = rlhf.start(setup, reference, reward_model), Clock(given["device"])
+    seen: list[torch.Tensor] = []  # prompts and responses of the batch
 
     def lengths_of(prompts: torch.Tensor, responses: torch.Tensor) -> torch.Tensor | None:
-        found = real_lengths_of(prompts, responses)
         if len(responses) == setup.batch_size:  # of the whole batch, not of a part of it
-            seen.append(found)
-        return found
+            seen[:] = prompts, responses
+        return real_lengths_of(prompts, responses)
 
     real_lengths_of, rlhf.lengths_of = rlhf.lengths_of, lengths_of
 
     def after_update(state: Any, metrics: dict[str, float]) -> None:
         clock.mark("update")
-        lengths = seen.pop()
+        lengths = torch.stack([(x != helpdesk.PAD).sum(1) for x in seen], 1).cpu()
         tell(clock.stages() | {"tokens": int(lengths[:, 1].sum()),
                                "needed_flops": needed_flops(reference.config, setup, lengths),
-                               "peak_memory_gb": peak_memory_gb()})
+                               "peak_memory_gb": peak_memory_gb(given["device"])})
         if not wait():
             raise KeyboardInterrupt
         clock.mark("start")
@@ -225,7 +240,7 @@ def trl_python() -> str:
     return str(python)
 
 
-def make_input(file: str, seed: int) -> None:
+def make_input(file: str, seed: int, device: str) -> None:
     """A reference as the cases have it, a reward model with a random head, and prompts."""
     from rlhf_edu.lab.sft import SFTConfig, train_sft
 
@@ -241,8 +256,8 @@ def make_input(file: str, seed: int) -> None:
     torch.save({"policy": reference.state_dict(), "value": reward.state_dict(),
                 "reward": reward.state_dict(), "prompts": helpdesk.desk().prompts[rows],
                 "model": asdict(config), "setup": asdict(replace(SETUP, seed=seed)),
-                **asdict(config), "vocab": helpdesk.VOCAB_SIZE, "threads": cores(), **shared,
-                }, file)
+                **asdict(config), "vocab": helpdesk.VOCAB_SIZE, "threads": cores(),
+                "device": device, **shared}, file)
 
 
 def full_length(file: str) -> str:
@@ -255,12 +270,12 @@ def full_length(file: str) -> str:
     return file + ".full"
 
 
-def compare(rounds: int, seed: int) -> dict[str, Any]:
+def compare(rounds: int, seed: int, device: str) -> dict[str, Any]:
     """Both sides at both lengths in turns; medians, ratios, bound."""
     with tempfile.TemporaryDirectory() as folder:
         settle()
         file, here = f"{folder}/input.pt", Path(folder)
-        make_input(file, seed)
+        make_input(file, seed, device)
         worker, us = str(HERE / "trl_worker.py"), [sys.executable, __file__, "--answer"]
         sides = {
             ("ours", "full_length"): Side([*us, file, "--full"], here / "a"),
@@ -275,7 +290,7 @@ def compare(rounds: int, seed: int) -> dict[str, Any]:
             for name, side in sides.items():
                 side.iterate()  # not counted
                 turns[name].append(side.iterate())
-            rates.append(matmul_rate(cores()))
+            rates.append(matmul_rate(device))
             print(f"round {i + 1} of {rounds}: " + ", ".join(
                 f"{who} {what.replace('_', ' ')} {turns[who, what][-1]['seconds']:.2f} s"
                 for who, what in sides), file=sys.stderr)
@@ -309,7 +324,7 @@ def compare(rounds: int, seed: int) -> dict[str, Any]:
 
 
 # ── Growth ──────────────────────────────────────────────────────────────────────────────────────
-def growth(rounds: int) -> dict[str, Any]:
+def growth(rounds: int, device: str) -> dict[str, Any]:
     """Seconds of an iteration as one size grows, all else as it is, and the exponent of growth."""
     settle()
     found: dict[str, Any] = {}
@@ -325,13 +340,13 @@ def growth(rounds: int) -> dict[str, Any]:
             model = replace(model, width=value) if name == "width" else model
             if name == "response_length":
                 setup = replace(setup, response_length=value)
-            seconds.append(plain_seconds(model, setup, rounds))
+            seconds.append(plain_seconds(model, setup, rounds, device))
             print(f"{name} {value}: {seconds[-1]:.3f} s", file=sys.stderr)
         slope = exponent(values[-3:], seconds[-3:])
         found[name] = {"values": values, "seconds": seconds, "exponent": slope}
         print(f"time grows as {name}^{slope:.2f}", file=sys.stderr)
     values = [1, 4, 16, 32]
-    seconds = [many_seeds(n, rounds)["seconds"]["two at a time"] for n in values]
+    seconds = [many_seeds(n, rounds, device)["seconds"]["two at a time"] for n in values]
     found["seeds"] = {"values": values, "seconds": seconds,
                       "exponent": exponent(values[-3:], seconds[-3:])}
     print(f"a minibatch's gradients grow as seeds^{found['seeds']['exponent']:.2f}",
@@ -345,15 +360,15 @@ def exponent(values: list[int], seconds: list[float]) -> float:
     return float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())
 
 
-def plain_seconds(model: ModelConfig, setup: RLHFConfig, rounds: int) -> float:
+def plain_seconds(model: ModelConfig, setup: RLHFConfig, rounds: int, device: str) -> float:
     """Median seconds of an iteration of full-length replies with random weights."""
     torch.manual_seed(0)
-    reference = language_model(model).requires_grad_(False)
+    reference = language_model(model).to(device).requires_grad_(False)
     reference.head.bias.data[helpdesk.EOS] = NEVER
     reward_model = RewardModel(scalar_model(model, reference).requires_grad_(False), 0.0, 1.0)
-    times = [time.perf_counter()]
+    times = [now(device)]
     rlhf.train_rlhf(replace(setup, updates=rounds + 1), rlhf.start(setup, reference, reward_model),
-                    reference, reward_model, lambda *_: times.append(time.perf_counter()))
+                    reference, reward_model, lambda *_: times.append(now(device)))
     return median(b - a for a, b in zip(times[1:], times[2:], strict=False))
 
 
@@ -369,7 +384,7 @@ class Learn(torch.nn.Module):
         return -gather_logprobs(logits_in(b, self.policy), said).mean()
 
 
-def many_seeds(seeds: int, rounds: int) -> dict[str, Any]:
+def many_seeds(seeds: int, rounds: int, device: str) -> dict[str, Any]:
     """Gradients of `seeds` policies on a minibatch of 64: one after another, in turns, stacked.
 
     Stacked, all weights are in one tensor with a leading dimension and every operation is done once
@@ -377,10 +392,11 @@ def many_seeds(seeds: int, rounds: int) -> dict[str, Any]:
     """
     settle()
     torch.manual_seed(0)
-    learners = [Learn(language_model(ModelConfig())) for _ in range(seeds)]
+    learners = [Learn(language_model(ModelConfig()).to(device)) for _ in range(seeds)]
     rows = helpdesk.draw_prompts(helpdesk.desk(), 64, torch.Generator().manual_seed(0))
     prompts = helpdesk.desk().prompts[rows]
     responses = helpdesk.demonstrate(helpdesk.desk(), rows, torch.Generator().manual_seed(1), 32)
+    prompts, responses = prompts.to(device), responses.to(device)
     tiles = lay(learners[0].policy, prompts, responses, lengths_of(prompts, responses))
     said = tiles.flat(responses)
     stacked, _ = torch.func.stack_module_state(learners)  # type: ignore[arg-type]
@@ -411,9 +427,9 @@ def many_seeds(seeds: int, rounds: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds + 2):
         for name, way in ways.items():
-            began = time.perf_counter()
+            began = now(device)
             way()
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(now(device) - began)
     ways["one after another"]()
     all_stacked()
     worst = max(float((stacked[name].grad[i] - weight.grad).abs().max() / weight.grad.abs().max())
@@ -449,7 +465,7 @@ def profile(seed: int) -> str:
     lines = []
     with tempfile.TemporaryDirectory() as folder:
         settle(cores=1)  # one thread: shares of the whole then add up
-        make_input(f"{folder}/input.pt", seed)
+        make_input(f"{folder}/input.pt", seed, "cpu")
         given = torch.load(f"{folder}/input.pt", weights_only=True)
         for full, name in ((True, "replies of full length"), (False, "the desk's own lengths")):
             turns: list[dict[str, Any]] = []
@@ -477,13 +493,13 @@ def profile(seed: int) -> str:
 
 
 # ── Results ─────────────────────────────────────────────────────────────────────────────────────
-def keep(found: dict[str, Any], file: Path) -> None:
+def keep(found: dict[str, Any], file: Path, device: str) -> None:
     """Add what was measured, with machine, versions and date, to what is known."""
     from rlhf_edu.lab.record import environment
 
     known = json.loads(file.read_text()) if file.exists() else {}
-    known |= found | {"environment": environment(torch.device("cpu")) | {"cores": cores(),
-                                                                         "trl": TRL}}
+    known |= found | {"environment": environment(torch.device(device)) | {
+        "cores": cores(), "trl": TRL, "compiled": compiling()}}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(known, indent=2) + "\n")
 
@@ -535,18 +551,28 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--answer", help=argparse.SUPPRESS)
     parser.add_argument("--full", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--compile", action="store_true", help="compile our side")
     options = parser.parse_args()
+    rounds, seed = options.rounds, options.seed
     if options.answer:
         answer(options.answer, options.full)
         return
+    if options.compile:
+        os.environ["RLHF_EDU_COMPILE"] = "1"
+    try:
+        device = pick_device(options.device)
+        check_compiler(device)
+    except InputError as error:
+        parser.error(str(error))
     if options.profile:
-        print(profile(options.seed))
+        print(profile(seed))
         return
     if options.seeds:
-        found = {"many_seeds": many_seeds(options.seeds, options.rounds)}
+        found = {"many_seeds": many_seeds(options.seeds, rounds, device)}
     else:
-        found = {"growth": growth(3)} if options.growth else compare(options.rounds, options.seed)
-    keep(found, options.json)
+        found = {"growth": growth(3, device)} if options.growth else compare(rounds, seed, device)
+    keep(found, options.json, device)
     if options.json == RESULTS:
         picture(json.loads(RESULTS.read_text()), RESULTS.with_suffix(".png"))
     print(json.dumps(found, indent=2))

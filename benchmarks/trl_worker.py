@@ -23,6 +23,7 @@ FILE is a torch.save of one dict of tensors and numbers:
     prompts                  (P, L) token ids, left-padded with 0, P ≥ batch_size
     n_layers, width, n_heads, vocab, max_prompt, max_response              sizes of all four models
     batch_size, num_ppo_epochs, num_mini_batches, response_length, lr, kl_coef, threads
+    device                   cpu or cuda
     check_tokens             (B, S) token ids without padding                  only for --check
     expected_logits          (B, R, V) of the policy in the last R ≤ S columns, <pad> and <reply>
                              −1e9                                              only for --check
@@ -269,7 +270,7 @@ def make_trainer(
         bf16=False,
         fp16=False,
         gradient_checkpointing=False,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=given["device"] == "cpu",
         num_sample_generations=0,
         eval_strategy="no",
         save_strategy="no",
