@@ -30,7 +30,8 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # names and values o
 def settle(cores: int | None = None) -> None:
     """Set this process up for small models on a CPU, using `cores` of it (None: all it may use).
 
-    Results stay those of 32-bit arithmetic, and do not depend on the number of cores.
+    Results stay those of 32-bit arithmetic, and do not depend on the number of cores (samples of
+    models wider than 128 do, by rounding).
     """
     global _pool, _cores
     # One thread an operation, two models at a time: threads inside operations this small wait for

@@ -2,7 +2,7 @@
 
     y_t ~ softmax(logits(x, y_<t) / temperature)   until <eos>, for every row by itself
 
-The prompt is read once; each further step feeds one token and looks earlier ones up in the cache.
+A prompt is read once; each further step feeds one token and looks earlier ones up in the cache.
 On the CPU rows that have ended are dropped as soon as they are a third (buys a factor of two
 on the desk's replies: most are short, one in a thousand is as long as allowed).
 The uniform numbers that decide the tokens are drawn before the loop, on the host: so a reply
