@@ -533,7 +533,8 @@ def picture(found: dict[str, Any], file: Path) -> None:
                      label=f"{name.replace('_', ' ')}: exponent {grown['exponent']:.2f}")
     lines.set_xlabel("size (all others as in the iteration on the left)")
     lines.set_ylabel("seconds an iteration, full length")
-    lines.legend(frameon=False)
+    if "growth" in found:
+        lines.legend(frameon=False)
     for axes in (bars, lines):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=120)
