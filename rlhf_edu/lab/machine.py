@@ -4,8 +4,8 @@ A model this small is not slow because of its arithmetic. Much of the time goes 
 memory, into a matrix product that uses half of the CPU's width, and into threads that wait for each
 other inside every small operation. On two cores of an AMD EPYC with torch 2.13 an iteration of
 benchmarks/iteration.py takes 0.55 s with the settings below and 0.78 s without (full length), 0.33
-and 0.51 s on the desk's own lengths. Beside a busy program the difference is larger: threads that
-wait for each other then wait for it, too.
+and 0.51 s on the desk's own lengths; on an Intel Xeon 0.66 and 0.72 s, 0.34 and 0.38 s. Beside a
+busy program the difference is larger: threads that wait for each other then wait for it, too.
 """
 
 import ctypes
