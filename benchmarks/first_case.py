@@ -85,17 +85,20 @@ def main() -> None:
 
     from rlhf_edu import InputError
     from rlhf_edu.cases.experiment import pick_device
+    from rlhf_edu.lab.machine import check_compiler, compiling
     from rlhf_edu.lab.record import environment
 
     try:
         device = pick_device(options.device)
+        check_compiler(device)
     except InputError as error:
         parser.error(str(error))
     if options.in_this_process:
         print(json.dumps(one_seed(options.seed, device)))
         return
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    found["environment"] = environment(torch.device(device)) | {"cores": os.cpu_count()}
+    found["environment"] = environment(torch.device(device)) | {
+        "cores": os.cpu_count(), "compiled": compiling()}
     wall, output = in_child([__file__, "--in-this-process", "--seed", str(options.seed),
                              "--device", device])
     found["one_seed"] = json.loads(output) | {"wall_with_imports_s": wall, "seed": options.seed}

@@ -4,15 +4,15 @@
     python benchmarks/iteration.py --growth       how time grows with batch, length, width, ...
     python benchmarks/iteration.py --seeds 5      five seeds: one after another, in turns, stacked
     python benchmarks/iteration.py --profile      where an iteration's time goes, in words
-    ... --device auto|cpu|cuda    auto takes a GPU where there is one
-    ... --compile                 ours compiled, on a GPU with CUDA graphs (RLHF_EDU_COMPILE=1)
+    ... --device auto|cpu|cuda    auto takes a GPU where there is one; --profile is of the CPU
+    ... --compile                 ours compiled (RLHF_EDU_COMPILE=1), in the first of these four
 
 Each side runs in a process of its own and they take turns, so a slow moment of the machine hits
 both; medians of `--rounds` turns are compared. A turn is two iterations, of which the second
 counts: in training the caches hold one's own numbers, after the other side's turn they do not.
 TRL 1.12.0 gets an environment of its own in benchmarks/.trl, made at the first call. Everything is
-32-bit and eager. An iteration: 256 responses of up to 32 tokens, 4 epochs of 4 minibatches, policy
-and separate critic, reference, reward model.
+32-bit, and eager without --compile. An iteration: 256 responses of up to 32 tokens, 4 epochs of 4
+minibatches, policy and separate critic, reference, reward model.
 
 - full length: no reply ends before 32 tokens, so both sides have the same work.
 - desk lengths: replies end where the desk's own end; TRL computes its padding, we do not.
@@ -87,7 +87,7 @@ def needed_flops(config: ModelConfig, setup: RLHFConfig, lengths: torch.Tensor) 
 
 
 def matmul_rate(device: str) -> float:
-    """Operations a second of torch's plain 32-bit matrix product, all cores, at its best size."""
+    """Operations a second of torch's plain 32-bit matrix product of 2048 by 2048, on all cores."""
     before, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     torch.set_num_threads(cores())
     torch.set_float32_matmul_precision("highest")
@@ -498,8 +498,12 @@ def keep(found: dict[str, Any], file: Path, device: str) -> None:
     from rlhf_edu.lab.record import environment
 
     known = json.loads(file.read_text()) if file.exists() else {}
-    known |= found | {"environment": environment(torch.device(device)) | {
-        "cores": cores(), "trl": TRL, "compiled": compiling()}}
+    here = environment(torch.device(device)) | {
+        "cores": cores(), "trl": TRL, "compiled": compiling()}
+    there = known.get("environment", {})
+    if any(here[k] != there.get(k) for k in ("device_name", "cores", "compiled")):
+        known = {}  # what another machine needed is not to be read as this one's
+    known |= found | {"environment": here}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(known, indent=2) + "\n")
 
@@ -559,6 +563,9 @@ def main() -> None:
     if options.answer:
         answer(options.answer, options.full)
         return
+    if options.compile and (options.growth or options.seeds or options.profile):
+        parser.error("--compile is for the comparison with TRL: leave out --growth, --seeds and "
+                     "--profile, or --compile")
     if options.compile:
         os.environ["RLHF_EDU_COMPILE"] = "1"
     try:

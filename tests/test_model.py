@@ -457,6 +457,11 @@ def test_copies_read_a_prompt_once(policy, monkeypatch):
     read.clear()
     sample(policy, PROMPTS[[3, 5, 3, 3, 7, 5]], 8, generator(23))
     assert read[0] == (3, PROMPTS.shape[1]) and read[1] == (6, 1)
+    monkeypatch.setattr(sampling, "rounded", lambda n, step: n + 2)  # for oneDNN
+    found = sample(policy, PROMPTS[[3, 5, 3, 3, 7, 5]], 8, generator(23))[0]
+    assert read[-1][1] == 1 and (5, PROMPTS.shape[1]) in read
+    monkeypatch.setattr(sampling, "rounded", lambda n, step: n)
+    assert torch.equal(found, sample(policy, PROMPTS[[3, 5, 3, 3, 7, 5]], 8, generator(23))[0])
 
 
 # Models

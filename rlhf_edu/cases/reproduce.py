@@ -192,7 +192,7 @@ def on_another_machine(iteration: dict[str, Any]) -> str:
     where, seconds = iteration["environment"], iteration["seconds"]
     ours = [seconds[lengths]["ours"] for lengths in ("full_length", "desk_lengths")]
     times = [iteration[f"{lengths}_vs_trl"] for lengths in ("full_length", "desk_lengths")]
-    return (f"On another machine ({where['cores']} cores, {where['device_name']}, "
+    return (f"On another machine ({where['cores']} cores, {where['device_name']}, with the code of "
             f"{where['date'].split()[0]}): {ours[0]:.2f} and {ours[1]:.2f} s, {times[0]:.1f} and "
             f"{times[1]:.1f} times as fast, the products alone "
             f"{100 * iteration['update_share_of_bound']:.0f} % of an update.")

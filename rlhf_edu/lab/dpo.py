@@ -91,12 +91,12 @@ def train_dpo(
             x = prompts[preferences.rows[batch]].repeat_interleave(2, 0)
             y = pairs[batch].flatten(0, 1)
             lengths = reply_mask(y).sum(1).view(-1, 2)
+            optimizer.zero_grad()
             now = response_logps(policy, x, y, config.temperature).view(-1, 2)
             with torch.no_grad():
                 ref = response_logps(reference, x, y, config.temperature).view(-1, 2)
             loss = loss_fn(now[:, 0], now[:, 1], ref[:, 0], ref[:, 1], config.beta,
                            config.length_penalty, lengths[:, 0], lengths[:, 1])
-            optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
             optimizer.step()

@@ -12,7 +12,6 @@ import ctypes
 import os
 import platform
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,8 +29,8 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # names and values o
 def settle(cores: int | None = None) -> None:
     """Set this process up for small models on a CPU, using `cores` of it (None: all it may use).
 
-    Results stay those of 32-bit arithmetic, and do not depend on the number of cores (samples of
-    models wider than 128 do, by rounding).
+    Results stay those of 32-bit arithmetic, and do not depend on the number of cores (see
+    `all_cores` for the one exception).
     """
     global _pool, _cores
     # One thread an operation, two models at a time: threads inside operations this small wait for
@@ -94,7 +93,8 @@ def small_products() -> Iterator[None]:
 def all_cores() -> Iterator[None]:
     """For work that has nothing beside it: all of `settle`'s cores in every operation.
 
-    Buys a quarter of the sampling. Sums stay the same to the bit up to a width of 128.
+    Buys a quarter of the sampling. On the CPUs that we tried sums stay the same to the bit up to a
+    width of 128; in wider models products may be summed in another order.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(max(before, _cores))
@@ -102,6 +102,17 @@ def all_cores() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def rounded(n: int, step: int) -> int:
+    """n, or a little more for oneDNN: it prepares for every new shape, so it gets few of them.
+
+    MKL does not, and without what makes up the numbers a step takes a tenth less.
+    """
+    if torch.get_float32_matmul_precision() == "highest":
+        return n
+    step *= -(-n // (16 * step))
+    return -(-n // step) * step
 
 
 @cache
@@ -144,21 +155,34 @@ def compiling() -> bool:
 
 
 def check_compiler(device: str) -> None:
-    """Raise InputError if models are to be compiled and there is nothing to do it with."""
-    names = [os.environ.get("CXX"), "g++", "clang++", "c++", "cl"]
-    if compiling() and device == "cpu" and not any(shutil.which(name) for name in names if name):
-        raise InputError("RLHF_EDU_COMPILE=1: torch compiles with a C++ compiler, and finds none; "
-                         "install g++ or clang++, or unset RLHF_EDU_COMPILE")
+    """Raise InputError if models are to be compiled and nothing can be compiled for the device."""
+    if not compiling():
+        return
+    try:
+        torch.compile(torch.sin)(torch.ones(16, device=device))
+    except Exception as error:
+        what = "Triton and a C compiler" if device == "cuda" else "a C++ compiler, $CXX or g++"
+        raise InputError(
+            f"RLHF_EDU_COMPILE=1: torch.compile does not work here; for {device} it needs {what}. "
+            f"Install that, or unset RLHF_EDU_COMPILE. torch says: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def compilable(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn`; with RLHF_EDU_COMPILE=1 what torch.compile makes of it, on a GPU as a CUDA graph.
+    """`fn`; with RLHF_EDU_COMPILE=1 what torch.compile makes of it, on a GPU CUDA graphs.
 
     It is for a GPU, which does an operation on a model this small in less time than Python takes to
-    ask for it. On one CPU core it buys a tenth of an iteration, after a minute of compiling. Sums
-    are rounded in another order: numbers agree as those of two kinds of CPU do.
+    ask for it; it has been tried on CPUs only. On one core it buys a tenth of an iteration, after a
+    minute of compiling. Sums are rounded in another order: numbers agree as those of two kinds of
+    CPU do. A graph writes its result where it wrote the last: who calls `fn` again has to be done
+    with that, as the heads are, which are not compiled.
     """
-    compiled = cache(lambda: torch.compile(fn, mode="reduce-overhead"))
+
+    @cache
+    def compiled() -> Callable[..., Any]:
+        # A variant for each of: with and without gradients, of a policy, a critic, a reward model …
+        torch._dynamo.config.cache_size_limit = 64
+        return torch.compile(fn, mode="reduce-overhead")
 
     @wraps(fn)
     def either(*args: Any, **kwargs: Any) -> Any:

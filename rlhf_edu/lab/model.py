@@ -214,7 +214,7 @@ def _never_said(device: torch.device) -> Tensor:
 
 def next_token_logits(model: Transformer, hidden: Tensor, temperature: float = 1.0) -> Tensor:
     """(…, D) → (…, V); <pad> and <reply> are never said."""
-    # The head's own numbers are divided and added to, not the logits: V/D times as many.
+    # The hidden state and the bias are divided, not the logits: those are V/D times as many.
     bias = model.head.bias / temperature + _never_said(hidden.device)
     return F.linear(hidden / temperature, model.head.weight, bias)
 

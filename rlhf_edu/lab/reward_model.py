@@ -148,6 +148,7 @@ def train_reward_model(
             x = prompts[preferences.rows[batch]].repeat_interleave(2, 0)
             y = pairs[batch].flatten(0, 1)
             tiles = lay(model, x, y, lengths_of(x, y), last=True)
+            optimizer.zero_grad()
             each = rewards_in(tiles, model).view(-1, 2, heads)
             chosen, rejected = each.sum(2).unbind(1)
             loss = loss_fn(chosen, rejected)
@@ -156,7 +157,6 @@ def train_reward_model(
             if config.length_head:
                 long = reply_mask(y).sum(1).view(-1, 2)
                 loss = loss + config.length_head * length_head_loss(each, long, model.head.weight)
-            optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
             optimizer.step()

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlhf_edu.lab.helpdesk import EOS, PAD
-from rlhf_edu.lab.machine import all_cores, compilable, small_products
+from rlhf_edu.lab.machine import all_cores, compilable, rounded, small_products
 from rlhf_edu.lab.model import Cache, Transformer, next_token_logits
 
 
@@ -40,7 +40,8 @@ def sample(
     """
     B, L = len(prompts) * copies, prompts.shape[1]
     on_cpu = prompts.device.type == "cpu"  # a GPU is not asked anything: the answer is a wait
-    uniform = torch.rand(B, response_length, generator=generator).to(prompts.device)
+    uniform = torch.rand(B, response_length, generator=generator)
+    uniform = uniform.to(prompts.device, non_blocking=True)
     responses = prompts.new_full((B, response_length), PAD)
     logprobs = uniform.new_zeros(B, response_length)
 
@@ -93,12 +94,15 @@ def distinct(prompts: Tensor) -> tuple[Tensor, Tensor]:
     """The prompts (A, L) that differ, and which of them each row is (B,); on a GPU all of them.
 
     A batch of 256 of the desk's questions asks some 200. Buys a tenth to a quarter of the sampling.
+    Some may be there twice, to make up a rounder number.
     """
     if prompts.device.type != "cpu":
         return prompts, torch.arange(len(prompts), device=prompts.device)
     number: dict[tuple[int, ...], int] = {}
     nth = [number.setdefault(tuple(row), len(number)) for row in prompts.tolist()]
-    return prompts.new_tensor(list(number)), torch.tensor(nth)
+    asked = list(number)
+    asked += asked[:1] * (rounded(len(asked), 32) - len(asked))
+    return prompts.new_tensor(asked), torch.tensor(nth)
 
 
 @compilable

@@ -81,9 +81,9 @@ def train_sft(
         for batch in torch.randperm(len(rows), generator=generator).split(config.batch_size):
             x, y = table.prompts[rows[batch]].to(device), replies[batch].to(device)
             tiles = lay(policy, x, y, lengths_of(x, y))
+            optimizer.zero_grad()
             logprobs = tiles.rows(gather_logprobs(logits_in(tiles, policy), tiles.flat(y)))
             loss = loss_fn(logprobs, reply_mask(y))
-            optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
             optimizer.step()

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlhf_edu.lab.helpdesk import PAD
-from rlhf_edu.lab.machine import compilable
+from rlhf_edu.lab.machine import compilable, rounded
 from rlhf_edu.lab.model import Transformer, next_token_logits
 
 
@@ -96,7 +96,7 @@ def lay(model: Transformer, prompts: Tensor, responses: Tensor, lengths: Tensor 
     # For each token laid: its row, its number there, where it comes from and where it goes.
     asked, total = lengths[:, 0], lengths.sum(1) - (0 if last else 1)
     tile, first, K = fill(total.tolist(), S)
-    K = _rounded(K, 4)
+    K = rounded(K, 4)
     row = torch.arange(B).repeat_interleave(total)
     nth = torch.arange(len(row)) - (total.cumsum(0) - total)[row]
     slot = (torch.tensor(tile) * S + torch.tensor(first))[row] + nth
@@ -116,10 +116,10 @@ def lay(model: Transformer, prompts: Tensor, responses: Tensor, lengths: Tensor 
     wanted, by_slot = slot[is_read].sort()
     in_tile = wanted // S
     count = torch.bincount(in_tile, minlength=K)
-    R = _rounded(int(count.max()), 8)
+    R = rounded(int(count.max()), 8)
     back = in_tile * R + torch.arange(len(wanted)) - (count.cumsum(0) - count)[in_tile]
     read = (torch.arange(K) * S).repeat_interleave(R).index_copy(0, back, wanted)
-    back = F.pad(back, (0, _rounded(len(back), 32) - len(back)))
+    back = F.pad(back, (0, rounded(len(back), 32) - len(back)))
     place = (row if last else row * T + predicts)[is_read][by_slot]
 
     def put(x: Tensor) -> Tensor:
@@ -129,17 +129,6 @@ def lay(model: Transformer, prompts: Tensor, responses: Tensor, lengths: Tensor 
     tokens = words.new_zeros(K * S).index_copy(0, put(slot), words).view(K, S)
     return Tiles(tokens, put(positions.view(K, S)), put(visible), put(read), put(back), put(place),
                  (B, 1 if last else T))
-
-
-def _rounded(n: int, step: int) -> int:
-    """n, or a little more for oneDNN: it prepares for every new shape, so it gets few of them.
-
-    MKL does not, and without what makes up the numbers a step takes a tenth less.
-    """
-    if torch.get_float32_matmul_precision() == "highest":
-        return n
-    step *= -(-n // (16 * step))
-    return -(-n // step) * step
 
 
 @compilable
