@@ -5,7 +5,8 @@
     ... --device auto|cpu|cuda                  auto takes a GPU where there is one
 
 Nothing cached is used. Results, with machine, versions and date, go to
-benchmarks/results/first_case.json; a number that was not measured in a call keeps its last value.
+benchmarks/results/first_case.json; a number that was not measured in a call keeps its last value,
+if that was of this machine.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "first_case.json"
 
@@ -65,7 +67,40 @@ def in_child(arguments: list[str]) -> tuple[float, str]:
         return time.perf_counter() - began, output
 
 
-def write(found: dict[str, object]) -> None:
+def chosen_device(parser: argparse.ArgumentParser, device: str) -> str:
+    """The device that --device means here; a word and exit code 2 if it, or a compiler, is not."""
+    from rlhf_edu import InputError
+    from rlhf_edu.cases.experiment import pick_device
+    from rlhf_edu.lab.machine import check_compiler
+
+    try:
+        device = pick_device(device)
+        check_compiler(device)
+    except InputError as error:
+        parser.error(str(error))
+    return device
+
+
+def known_of(file: Path, device: str) -> dict[str, Any]:
+    """What a file of results holds of this machine, and its environment as it is now.
+
+    What another machine needed is left out: it is not to be read as this one's.
+    """
+    import torch
+
+    from rlhf_edu.lab.machine import available_cores, compiling
+    from rlhf_edu.lab.record import environment
+
+    known = json.loads(file.read_text()) if file.exists() else {}
+    here = environment(torch.device(device)) | {
+        "cores": available_cores(), "compiled": compiling()}
+    there = known.get("environment", {})
+    if any(there.get(k, here[k]) != here[k] for k in ("device_name", "cores", "compiled")):
+        known = {}
+    return known | {"environment": here}
+
+
+def write(found: dict[str, Any]) -> None:
     """Keep what has been measured so far."""
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(found, indent=2) + "\n")
@@ -81,24 +116,11 @@ def main() -> None:
     parser.add_argument("--in-this-process", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
 
-    import torch
-
-    from rlhf_edu import InputError
-    from rlhf_edu.cases.experiment import pick_device
-    from rlhf_edu.lab.machine import check_compiler, compiling
-    from rlhf_edu.lab.record import environment
-
-    try:
-        device = pick_device(options.device)
-        check_compiler(device)
-    except InputError as error:
-        parser.error(str(error))
     if options.in_this_process:
-        print(json.dumps(one_seed(options.seed, device)))
+        print(json.dumps(one_seed(options.seed, options.device)))
         return
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    found["environment"] = environment(torch.device(device)) | {
-        "cores": os.cpu_count(), "compiled": compiling()}
+    device = chosen_device(parser, options.device)
+    found = known_of(RESULTS, device)
     wall, output = in_child([__file__, "--in-this-process", "--seed", str(options.seed),
                              "--device", device])
     found["one_seed"] = json.loads(output) | {"wall_with_imports_s": wall, "seed": options.seed}

@@ -40,13 +40,11 @@ from statistics import median
 from typing import Any
 
 import torch
-from first_case import peak_memory_gb
+from first_case import chosen_device, known_of, peak_memory_gb
 
-from rlhf_edu import InputError
-from rlhf_edu.cases.experiment import pick_device
 from rlhf_edu.lab import helpdesk, rlhf
+from rlhf_edu.lab.machine import all_cores, settle, side_by_side, small_products
 from rlhf_edu.lab.machine import available_cores as cores
-from rlhf_edu.lab.machine import check_compiler, compiling, settle, side_by_side
 from rlhf_edu.lab.model import (
     ModelConfig,
     Transformer,
@@ -88,16 +86,12 @@ def needed_flops(config: ModelConfig, setup: RLHFConfig, lengths: torch.Tensor) 
 
 def matmul_rate(device: str) -> float:
     """Operations a second of torch's plain 32-bit matrix product of 2048 by 2048, on all cores."""
-    before, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    torch.set_num_threads(cores())
-    torch.set_float32_matmul_precision("highest")
     x, seconds = torch.rand(2048, 2048, device=device), []
-    for _ in range(4):
-        began = now(device)
-        x @ x
-        seconds.append(now(device) - began)
-    torch.set_num_threads(before)
-    torch.set_float32_matmul_precision(precision)
+    with all_cores(), small_products():  # the plain product is the one of small products
+        for _ in range(4):
+            began = now(device)
+            x @ x
+            seconds.append(now(device) - began)
     return 2 * 2048**3 / min(seconds)
 
 
@@ -168,7 +162,8 @@ def iterations(given: dict[str, Any], full: bool, wait: Callable[[], bool],
 
     def after_update(state: Any, metrics: dict[str, float]) -> None:
         clock.mark("update")
-        lengths = torch.stack([(x != helpdesk.PAD).sum(1) for x in seen], 1).cpu()
+        lengths = real_lengths_of(*(x.cpu() for x in seen))
+        assert lengths is not None  # they are on the host
         tell(clock.stages() | {"tokens": int(lengths[:, 1].sum()),
                                "needed_flops": needed_flops(reference.config, setup, lengths),
                                "peak_memory_gb": peak_memory_gb(given["device"])})
@@ -495,15 +490,9 @@ def profile(seed: int) -> str:
 # ── Results ─────────────────────────────────────────────────────────────────────────────────────
 def keep(found: dict[str, Any], file: Path, device: str) -> None:
     """Add what was measured, with machine, versions and date, to what is known."""
-    from rlhf_edu.lab.record import environment
-
-    known = json.loads(file.read_text()) if file.exists() else {}
-    here = environment(torch.device(device)) | {
-        "cores": cores(), "trl": TRL, "compiled": compiling()}
-    there = known.get("environment", {})
-    if any(here[k] != there.get(k) for k in ("device_name", "cores", "compiled")):
-        known = {}  # what another machine needed is not to be read as this one's
-    known |= found | {"environment": here}
+    known = known_of(file, device)
+    known["environment"]["trl"] = TRL
+    known |= found
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(known, indent=2) + "\n")
 
@@ -568,11 +557,7 @@ def main() -> None:
                      "--profile, or --compile")
     if options.compile:
         os.environ["RLHF_EDU_COMPILE"] = "1"
-    try:
-        device = pick_device(options.device)
-        check_compiler(device)
-    except InputError as error:
-        parser.error(str(error))
+    device = chosen_device(parser, options.device)
     if options.profile:
         print(profile(seed))
         return

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -229,16 +230,22 @@ def test_small_products_are_plain_ones_and_the_precision_is_put_back(before):
     assert torch.get_float32_matmul_precision() == before
 
 
-def test_sampling_uses_small_products_for_every_token_and_not_for_the_prompt(monkeypatch):
-    model = lively(language_model(SMALL), 0, ends=3.5)
-    seen: list[str] = []
+def at_each_reading(monkeypatch, setting: Callable[[], Any]) -> list[Any]:
+    """A list that grows by the setting whenever a model reads."""
+    seen: list[Any] = []
     trunk = Transformer.trunk
 
     def looking(self, *args, **kwargs):
-        seen.append(torch.get_float32_matmul_precision())
+        seen.append(setting())
         return trunk(self, *args, **kwargs)
 
     monkeypatch.setattr(Transformer, "trunk", looking)
+    return seen
+
+
+def test_sampling_uses_small_products_for_every_token_and_not_for_the_prompt(monkeypatch):
+    model = lively(language_model(SMALL), 0, ends=3.5)
+    seen = at_each_reading(monkeypatch, torch.get_float32_matmul_precision)
     torch.set_float32_matmul_precision("medium")
     for _ in range(2):
         seen.clear()
@@ -254,14 +261,7 @@ def test_sampling_uses_small_products_for_every_token_and_not_for_the_prompt(mon
 def test_all_cores_are_for_sampling_and_one_thread_an_operation_before_and_after(monkeypatch):
     settle(3)
     assert torch.get_num_threads() == 1
-    seen: list[int] = []
-    trunk = Transformer.trunk
-
-    def looking(self, *args, **kwargs):
-        seen.append(torch.get_num_threads())
-        return trunk(self, *args, **kwargs)
-
-    monkeypatch.setattr(Transformer, "trunk", looking)
+    seen = at_each_reading(monkeypatch, torch.get_num_threads)
     model = lively(language_model(SMALL), 0, ends=3.5)
     sampling.sample(model, PROMPTS[:4], 3, generator())
     assert set(seen) == {3} and torch.get_num_threads() == 1
@@ -491,7 +491,7 @@ def test_compiled_models_sample_and_learn_the_same(monkeypatch):
     for module, name in ((tiles, "before_each_token"), (sampling, "one_more")):
         monkeypatch.setattr(module, name, compilable(getattr(module, name).__wrapped__))
     monkeypatch.setenv("RLHF_EDU_COMPILE", "1")
-    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_cache_limit_hit", True)
     torch._dynamo.reset()
     numbers.clear()
     again, metrics_again = run()

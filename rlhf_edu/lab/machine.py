@@ -162,9 +162,10 @@ def check_compiler(device: str) -> None:
         torch.compile(torch.sin)(torch.ones(16, device=device))
     except Exception as error:
         what = "Triton and a C compiler" if device == "cuda" else "a C++ compiler, $CXX or g++"
+        said = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(
             f"RLHF_EDU_COMPILE=1: torch.compile does not work here; for {device} it needs {what}. "
-            f"Install that, or unset RLHF_EDU_COMPILE. torch says: {str(error).splitlines()[0]}"
+            f"Install that, or unset RLHF_EDU_COMPILE. torch says: {said}"
         ) from error
 
 
