@@ -94,8 +94,8 @@ def known_of(file: Path, device: str) -> dict[str, Any]:
     known = json.loads(file.read_text()) if file.exists() else {}
     here = environment(torch.device(device)) | {
         "cores": available_cores(), "compiled": compiling()}
-    there = known.get("environment", {})
-    if any(there.get(k, here[k]) != here[k] for k in ("device_name", "cores", "compiled")):
+    there = {"compiled": False} | known.get("environment", {})
+    if any(there.get(k) != here[k] for k in ("device_name", "cores", "compiled")):
         known = {}
     return known | {"environment": here}
 
